@@ -1,0 +1,17 @@
+"""Teach Whisper a domain without making it forget everything else.
+
+Imports go to the same folder or to a lower number, never up; the scripts `train.py`, `evaluate.py`
+and `tui.py` import anything and nobody imports them:
+
+0  config.py   one frozen dataclass: the command line, config.json and the loop's argument
+0  runs.py     the run folder: metrics, samples, status, control
+0  text.py     label styles
+1  audio.py    file -> 16 kHz waveform -> log-mel
+1  data/       sources -> examples -> preflight -> tokens -> batches
+1  model/      weights in, the forward, fingerprints
+2  training/   optimizer and schedule, precision, checkpoints, memory
+3  scoring/    batched decoding, word error rate, significance, loops and non-speech
+4  export.py   weights out
+
+Letters, everywhere: B batch, M mel bins, F mel frames, A audio positions, T tokens, C channels, V vocabulary.
+"""

@@ -1,0 +1,228 @@
+"""From a file to a log-mel spectrogram: one door for training and evaluation.
+
+Audio is padded as a waveform, with zeros, as Whisper's README does (its `transcribe` pads the spectrogram instead).
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+from torch import Tensor
+from whisper.audio import CHUNK_LENGTH, HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE, mel_filters
+
+Waveform = npt.NDArray[np.float32]
+
+# `--normalize` scales a clip's largest sample to this.
+NORMALIZED_PEAK = 0.95
+# Context lengths in seconds that `--audio_context trim` rounds up to, and the silence that must follow a clip: the last
+# context of an utterance must not end in speech, and half a second keeps the STFT's reflection out of it.
+CONTEXT_SECONDS = (5, 10, 15, 20, CHUNK_LENGTH)
+CONTEXT_MARGIN_SECONDS = 0.5
+# Frames of log-mel for one encoder position: the second convolution has stride 2.
+FRAMES_PER_POSITION = 2
+SAMPLES_PER_POSITION = HOP_LENGTH * FRAMES_PER_POSITION
+# Longest recording that is decoded, in seconds: a compressed file of a few MB can claim days of silence.
+MAX_SECONDS = 6 * 3600
+
+
+class AudioError(Exception):
+    """A file that cannot be used as audio; the message says why, without the file's name."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says."""
+
+    seconds: float
+    sample_rate: int
+    channels: int
+
+
+@functools.cache
+def torchaudio() -> types.ModuleType:
+    """torchaudio, also beside a CPU-only torch.
+
+    PyPI's torchaudio links CUDA libraries, so its extension cannot load there; resampling, masking and the datasets
+    are pure Python and need none of it. A stand-in for `torchaudio._extension` lets the import pass.
+    """
+    if not torch.cuda.is_available() and "torchaudio" not in sys.modules:
+        extension = types.ModuleType("torchaudio._extension")
+        extension._IS_TORCHAUDIO_EXT_AVAILABLE = False  # type: ignore[attr-defined]
+        extension._IS_ALIGN_AVAILABLE = False  # type: ignore[attr-defined]
+        extension.fail_if_no_align = lambda function: function  # type: ignore[attr-defined]
+        extension._check_cuda_version = lambda: None  # type: ignore[attr-defined]
+        sys.modules["torchaudio._extension"] = extension
+    import torchaudio
+
+    module: types.ModuleType = torchaudio
+    return module
+
+
+def info(path: str | Path) -> AudioInfo:
+    """Length, rate and channels from the header; AudioError where soundfile and ffprobe cannot tell."""
+    try:
+        header = soundfile.info(str(path))
+        return AudioInfo(header.frames / header.samplerate, header.samplerate, header.channels)
+    except (soundfile.LibsndfileError, RuntimeError):
+        waveform = read(path)  # formats that only ffmpeg opens have no header that we could trust
+        return AudioInfo(len(waveform) / SAMPLE_RATE, SAMPLE_RATE, 1)
+
+
+def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -> Waveform:
+    """Decode a file, or `duration` seconds of it from `offset`, to 16 kHz mono.
+
+    soundfile reads WAV, FLAC, Ogg, Opus and MP3; anything else goes through ffmpeg where that is installed.
+
+    Returns
+    -------
+    np.ndarray, shape = (samples,), float32 in [-1, 1]
+
+    Raises
+    ------
+    AudioError
+        if the file holds no audio that can be decoded, or more than `MAX_SECONDS`
+    """
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate = file.samplerate
+            wanted = duration if duration is not None else file.frames / rate - offset
+            if wanted > MAX_SECONDS:
+                raise AudioError(f"{wanted / 3600:.1f} h long; at most {MAX_SECONDS // 3600} h are read: split it")
+            if offset:
+                file.seek(min(round(offset * rate), file.frames))
+            samples = file.read(-1 if duration is None else round(duration * rate), dtype="float32", always_2d=True)
+            if duration is None and 0 <= file.frames < 2**62 and file.tell() < file.frames:
+                raise AudioError(
+                    f"ends after {file.tell() / rate:.2f} s of {file.frames / rate:.2f} s: the file is cut short"
+                )
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        samples, rate = _read_with_ffmpeg(path, offset, duration, because=error)
+    waveform = samples.mean(axis=1, dtype=np.float32)
+    if rate != SAMPLE_RATE:
+        resampled = torchaudio().functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE)
+        waveform = resampled.numpy()
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def _read_with_ffmpeg(
+    path: str | Path, offset: float, duration: float | None, because: Exception
+) -> tuple[npt.NDArray[np.float32], int]:
+    """Samples (samples, 1) at 16 kHz from ffmpeg; no shell, and the path can never be read as an option or protocol."""
+    if not Path(path).is_file():
+        raise AudioError("does not exist") from None
+    if Path(path).stat().st_size == 0:
+        raise AudioError("is empty (0 bytes)") from None
+    executable = shutil.which("ffmpeg")
+    if executable is None:
+        raise AudioError(f"soundfile cannot decode it ({because}), and ffmpeg is not installed") from None
+    command = [executable, "-nostdin", "-v", "error", "-threads", "1", "-protocol_whitelist", "file"]
+    command += ["-ss", str(offset)] if offset else []
+    command += ["-t", str(MAX_SECONDS if duration is None else duration)]
+    command += ["-i", f"file:{Path(path).resolve()}", "-vn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0 or not done.stdout:
+        reason = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise AudioError(f"neither soundfile nor ffmpeg can decode it ({reason[-1] if reason else because})") from None
+    samples = np.frombuffer(done.stdout, np.int16).astype(np.float32) / 32768.0
+    return samples[:, None], SAMPLE_RATE
+
+
+def scale_peak(waveform: Waveform) -> Waveform:
+    """Scale so that the largest sample is `NORMALIZED_PEAK`; silence stays silence."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    return waveform if peak == 0 else waveform * np.float32(NORMALIZED_PEAK / peak)
+
+
+def context_samples(samples: int) -> int:
+    """Samples of the context that `trim` gives a clip: its own and a margin, rounded up to `CONTEXT_SECONDS`."""
+    needed = samples + round(CONTEXT_MARGIN_SECONDS * SAMPLE_RATE)
+    for seconds in CONTEXT_SECONDS:
+        if needed <= seconds * SAMPLE_RATE:
+            return seconds * SAMPLE_RATE
+    return N_SAMPLES
+
+
+def pad(waveforms: Sequence[Waveform], samples: int = N_SAMPLES) -> Tensor:
+    """Waveforms padded with zeros, or cut, to one length: (B, samples)."""
+    padded = torch.zeros(len(waveforms), samples)
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform[:samples])
+    return padded
+
+
+@functools.cache
+def _window(device: torch.device) -> Tensor:
+    return torch.hann_window(N_FFT, device=device)
+
+
+def log_mel(waveforms: Tensor, n_mels: int) -> Tensor:
+    """Log-mel spectrograms of a batch, each equal to `whisper.log_mel_spectrogram` of its own waveform.
+
+    Whisper's function takes the loudest value over everything that it is given, so that in a batch a clip would depend
+    on its neighbours (by up to 0.77); here the maximum is each clip's own.
+
+    Parameters
+    ----------
+    waveforms : Tensor, shape = (B, samples)
+        16 kHz; a multiple of 160 samples
+    n_mels : int
+        80, or 128 for large-v3 and turbo
+
+    Returns
+    -------
+    Tensor, shape = (B, M, F)
+        with F = samples / 160
+    """
+    stft = torch.stft(waveforms, N_FFT, HOP_LENGTH, window=_window(waveforms.device), return_complex=True)
+    magnitudes = stft[..., :-1].abs() ** 2  # (B, N_FFT // 2 + 1, F)
+    mel: Tensor = mel_filters(waveforms.device, n_mels) @ magnitudes  # (B, M, F)
+    log = torch.clamp(mel, min=1e-10).log10()
+    log = torch.maximum(log, log.amax(dim=(-2, -1), keepdim=True) - 8.0)
+    return (log + 4.0) / 4.0
+
+
+def silence_and_noise(seconds: float, seed: int = 0) -> dict[str, Any]:
+    """Recordings without words, to count the words that a model invents: name -> list of 10 s waveforms.
+
+    Digital silence, white and pink noise at three levels, mains hum and a chord with vibrato (music-like).
+    """
+    generator = np.random.default_rng(seed)
+    samples, clips = 10 * SAMPLE_RATE, max(1, round(seconds / 10))
+    time = np.arange(samples, dtype=np.float32) / SAMPLE_RATE
+
+    def pink() -> npt.NDArray[np.float64]:
+        spectrum = np.fft.rfft(generator.standard_normal(samples))
+        spectrum /= np.sqrt(np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE), 20.0))
+        noise = np.fft.irfft(spectrum, samples)
+        return noise / np.abs(noise).max()
+
+    def chord() -> npt.NDArray[np.float64]:
+        root = generator.uniform(110, 330)
+        vibrato = 0.005 * np.sin(2 * np.pi * 5 * time)
+        notes = sum(np.sin(2 * np.pi * root * ratio * (time + vibrato / root)) for ratio in (1, 1.25, 1.5, 2))
+        return np.asarray(notes) / 4 * (0.6 + 0.4 * np.sin(2 * np.pi * 0.5 * time))
+
+    kinds = {
+        "silence": lambda level: np.zeros(samples),
+        "white noise": lambda level: generator.standard_normal(samples) * level / 3,
+        "pink noise": lambda level: pink() * level,
+        "hum": lambda level: level * (np.sin(2 * np.pi * 50 * time) + 0.3 * np.sin(2 * np.pi * 150 * time)) / 1.3,
+        "music": lambda level: chord() * level,
+    }
+    levels = (0.01, 0.05, 0.3)
+    return {
+        kind: [make(levels[clip % len(levels)]).astype(np.float32) for clip in range(max(1, clips // len(kinds)))]
+        for kind, make in kinds.items()
+    }

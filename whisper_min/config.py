@@ -1,0 +1,278 @@
+"""One frozen dataclass is the command line, config.json and the loop's argument."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from whisper_min import runs
+
+# Options that take several sets; repeated flags add up.
+SET_OPTIONS = ("data", "eval_data", "retain")
+
+# Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of pre-training's,
+# https://github.com/vasistalodagala/whisper-finetune; tiny's within the range that our own runs cover.
+LEARNING_RATES = {384: 2e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
+
+
+class InputError(Exception):
+    """Wrong usage or input: every fault at once, each with its fix. The scripts print it and exit with 2."""
+
+    def __init__(self, faults: Sequence[str] | str) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tune Whisper on your domain, and see at every evaluation what it costs elsewhere."""
+
+    model: str = "tiny.en"
+    """What to start from: an official name (tiny … large-v3, turbo), a run folder, a .pt in OpenAI's layout, a folder
+    with model.safetensors (OpenAI's or Hugging Face's names) or a CTranslate2 folder."""
+    data: tuple[str, ...] = ()
+    """Training sets, `[name=]source[:split]`: a manifest (.jsonl .csv .tsv), a folder, `librispeech:SUBSET` or `demo`.
+    Without it: librispeech:train-clean-100."""
+    eval_data: tuple[str, ...] = ()
+    """Sets of the domain to evaluate on; the best checkpoint has their lowest mean word error rate.
+    Without it: a tenth of --data is held out, by speaker where known."""
+    retain: tuple[str, ...] = ()
+    """Sets of everything else, to see what is forgotten. Without it: the clean clips shipped in the package (few)."""
+    data_dir: Path = Path("~/.cache/whisper-min")
+    """Where downloaded sets and the preflight's results are kept."""
+
+    label_style: Literal["auto", "keep", "lower", "sentence"] = "auto"
+    """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced."""
+    language: str = "en"
+    """Language of the speech, a code or a name that Whisper knows."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What the references are: the words spoken, or their English translation."""
+    normalize: bool = False
+    """Scale every clip to a peak of 0.95, in training and in evaluation alike."""
+    skip_bad: bool = False
+    """Leave out entries with faults (listed and counted) instead of refusing to start."""
+
+    audio_context: Literal["full", "trim", "pack"] = "trim"
+    """`full`: 30 s windows, as Whisper was trained. `trim`: the encoder runs on the clip's own length, rounded up to
+    5, 10, 15, 20 or 30 s. `pack`: short clips are joined into 30 s windows."""
+    freeze_encoder: bool = False
+    """Train the decoder alone; the encoder then runs once per clip, without gradients."""
+    batch_size: int = 8
+    """Clips (windows under `pack`) in a micro-batch."""
+    accumulate: int = 1
+    """Micro-batches in a step; the gradient equals that of one big batch."""
+    epochs: float = 2.0
+    """Passes over the training sets; --max_steps wins where given."""
+    max_steps: int | None = None
+    """Optimizer steps."""
+    lr: float | None = None
+    """Peak learning rate. Without it: by the model's size, 2e-5 (tiny) … 4.4e-6 (large)."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up before the linear decay to zero. Without it: a tenth of all."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, on matrices only."""
+    grad_clip: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    seed: int = 0
+    """Seeds the order of the data and the held-out split."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward pass; weights stay fp32. `auto`: bf16 where the processor has it natively, fp16 on older CUDA."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    eval_every: int | None = None
+    """Steps between evaluations. Without it: five evaluations in a run. The original is always evaluated first."""
+    eval_batch_size: int = 16
+    """Clips decoded together."""
+    save_every: int | None = None
+    """Steps between checkpoints beside those at evaluations."""
+    keep: int = 1
+    """Checkpoints kept beside the best one."""
+    patience: int = 0
+    """Stop after so many evaluations without a better domain WER; 0 never stops early."""
+
+    run: str | None = None
+    """Name of the run folder. Without it: model, time and date."""
+    runs_dir: Path = Path("runs")
+    """Folder of all runs."""
+    resume: Path | None = None
+    """Continue this run folder exactly where its last checkpoint stopped; other options come from its config.json."""
+    check: bool = False
+    """Preflight only: read every entry, report, show one batch token by token, write no run; exit 0 or 2."""
+    demo: bool = False
+    """tiny.en on speech shipped with the package: a throat microphone to learn, clean speech to keep."""
+
+
+DEMO = Config(
+    demo=True,
+    data=("throat=demo:train",),
+    eval_data=("throat=demo:dev",),
+    retain=("clean=demo:general",),
+    max_steps=120,
+    eval_every=60,
+)
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """The command line as a Config; `--demo` and `--resume RUN` change what the other options default to.
+
+    Prints help or usage errors (with suggestions for unknown flags) and exits with 0 or 2 as argparse does.
+    """
+    import tyro  # imported late: only the command line needs it
+
+    default = DEMO if "--demo" in argv else Config()
+    resume = _option_value(argv, "--resume")
+    if resume is not None:
+        default = dataclasses.replace(load(Path(resume)), check=False)
+    return tyro.cli(Config, args=merge_repeated(argv), default=default, prog="train.py", use_underscores=True)
+
+
+def _option_value(argv: Sequence[str], flag: str) -> str | None:
+    for position, word in enumerate(argv):
+        if word == flag and position + 1 < len(argv):
+            return argv[position + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def merge_repeated(argv: Sequence[str], options: Sequence[str] = SET_OPTIONS) -> list[str]:
+    """Gather `--data a --data b c` into `--data a b c`: repeated flags of set options add up."""
+    flags = {f"--{option}": option for option in options}
+    flags |= {f"--{option.replace('_', '-')}": option for option in options}
+    gathered: dict[str, list[str]] = {}
+    rest: list[str] = []
+    taking: str | None = None
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if flag in flags and word.startswith("--"):
+            taking = flags[flag]
+            gathered.setdefault(taking, []).extend([value] if equals else [])
+        elif word.startswith("--") or taking is None:
+            taking = None
+            rest.append(word)
+        else:
+            gathered[taking].append(word)
+    for option, values in gathered.items():
+        rest += [f"--{option}", *values]
+    return rest
+
+
+def load(run: Path) -> Config:
+    """The Config that a run was started with, and `resume` set to it; InputError where the folder holds none."""
+    path = run / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"--resume {run}: {path} does not exist; give a folder that train.py made, such as {Config.runs_dir}/NAME"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); the run cannot be resumed") from None
+    return dataclasses.replace(from_record(record, str(path)), resume=run, run=run.name, runs_dir=run.parent)
+
+
+def from_record(record: Any, where: str) -> Config:
+    """A Config from config.json's options; keys that this version does not know are left aside."""
+    values: dict[str, Any] = {}
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: not a JSON object; the file is damaged")
+    for field in dataclasses.fields(Config):
+        if field.name in record:
+            value = record[field.name]
+            if field.name in SET_OPTIONS:
+                value = tuple(value)
+            elif field.name in ("data_dir", "runs_dir", "resume") and value is not None:
+                value = Path(value)
+            values[field.name] = value
+    return Config(**values)
+
+
+def to_record(cfg: Config) -> dict[str, Any]:
+    """Every option as JSON values."""
+    return {
+        key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(cfg).items()
+    }
+
+
+def resolve(cfg: Config) -> Config:
+    """Fill in what was left open and needs no model: the sets, the run's name, the data folder."""
+    changes: dict[str, Any] = {"data_dir": cfg.data_dir.expanduser()}
+    if not cfg.data:
+        changes["data"] = ("librispeech:train-clean-100",)
+    if not cfg.retain:
+        changes["retain"] = ("clean=demo:general",)
+    if cfg.run is None:
+        stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"
+        changes["run"] = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return dataclasses.replace(cfg, **changes)
+
+
+def check(cfg: Config) -> list[str]:
+    """Every fault of the options that can be told without reading the data or loading the model, each with its fix."""
+    faults = []
+    for name, least in [("batch_size", 1), ("accumulate", 1), ("eval_batch_size", 1), ("keep", 1), ("patience", 0)]:
+        if getattr(cfg, name) < least:
+            faults.append(f"--{name} {getattr(cfg, name)}: must be at least {least}")
+    for name in ("max_steps", "eval_every", "save_every"):
+        value = getattr(cfg, name)
+        if value is not None and value < 1:
+            faults.append(f"--{name} {value}: must be at least 1; leave it out for the default")
+    if not cfg.epochs > 0:
+        faults.append(f"--epochs {cfg.epochs}: must be above 0")
+    if cfg.lr is not None and not 0 < cfg.lr < 1:
+        faults.append(f"--lr {cfg.lr}: must lie between 0 and 1, for instance 1e-5")
+    if cfg.warmup_steps is not None and cfg.warmup_steps < 0:
+        faults.append(f"--warmup_steps {cfg.warmup_steps}: must be 0 or more")
+    for name in ("weight_decay", "grad_clip"):
+        if not getattr(cfg, name) >= 0:
+            faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", cfg.device):
+        faults.append(f"--device {cfg.device}: must be auto, cpu, cuda, cuda:N or mps")
+    if cfg.model.endswith(".en") and cfg.language.lower() not in ("en", "english"):
+        faults.append(
+            f"--language {cfg.language}: {cfg.model} knows English only; "
+            f"use the multilingual --model {cfg.model.removesuffix('.en')}"
+        )
+    if cfg.model.endswith(".en") and cfg.task == "translate":
+        faults.append(
+            f"--task translate: {cfg.model} only transcribes; use the multilingual --model "
+            f"{cfg.model.removesuffix('.en')}"
+        )
+    faults += check_run_folder(cfg)
+    return faults
+
+
+def check_run_folder(cfg: Config) -> list[str]:
+    """Faults of the run's name and place."""
+    if cfg.run is None:
+        return []
+    if not re.fullmatch(r"[\w][\w.-]{0,99}", cfg.run):
+        return [f"--run {cfg.run!r}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit"]
+    folder = cfg.runs_dir / cfg.run
+    if cfg.runs_dir.exists() and not cfg.runs_dir.is_dir():
+        return [f"--runs_dir {cfg.runs_dir}: is a file; give a folder"]
+    if cfg.resume is None and not cfg.check and folder.exists():
+        if (folder / "config.json").exists():
+            return [f"--run {cfg.run}: {folder} exists; continue it with --resume {folder}, or choose another --run"]
+        return [f"--run {cfg.run}: {folder} exists and is no run; choose another --run"]
+    if cfg.resume is not None and runs.last_checkpoint(folder) is None and not (folder / "config.json").exists():
+        return [f"--resume {cfg.resume}: holds no run"]
+    return []
+
+
+def print_faults(error: InputError) -> int:
+    """Print the faults on stderr, one a line; the exit code of wrong usage or input."""
+    for fault in error.faults:
+        print(f"error: {fault}", file=sys.stderr)
+    if len(error.faults) > 1:
+        print(f"{len(error.faults)} faults; nothing was written", file=sys.stderr)
+    return 2

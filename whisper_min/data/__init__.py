@@ -1,0 +1,1 @@
+"""Sources become examples, examples become checked, tokenised, bucketed batches."""

@@ -1,0 +1,189 @@
+"""Examples become batches: seeded, resumable order; one context length a batch; log-mel per sample."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+from whisper.audio import N_SAMPLES, SAMPLE_RATE
+
+from whisper_min import audio
+from whisper_min.data.examples import Example
+from whisper_min.data.tokens import Targets, Tokens
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one row of a batch holds: one example, or several joined under `pack`, and its context in samples."""
+
+    examples: tuple[Example, ...]
+    texts: tuple[str, ...]
+    context: int
+
+    @property
+    def text(self) -> str:
+        """The label of the row: the texts joined by a space."""
+        return " ".join(self.texts)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass reads."""
+
+    windows: tuple[Window, ...]
+    mel: Tensor
+    """(B, M, F), float32"""
+    targets: Targets
+    audio_seconds: float
+    """Seconds of speech, padding not counted."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Every utterance in the batch."""
+        return [example.id for window in self.windows for example in window.examples]
+
+
+class Schedule:
+    """The order of the training data: a function of seed and epoch alone, so that a position is two numbers.
+
+    Parameters
+    ----------
+    examples, texts, seconds
+        utterances with their labels in the final style and their lengths
+    audio_context : str
+        `full`, `trim` or `pack`
+    batch_size : int
+        windows in a batch
+    tokens : Tokens
+        for the length of joined labels under `pack`
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        texts: Sequence[str],
+        seconds: Sequence[float],
+        audio_context: str,
+        batch_size: int,
+        tokens: Tokens,
+        seed: int,
+    ) -> None:
+        self.examples = examples
+        self.texts = texts
+        self.samples = [math.ceil(each * SAMPLE_RATE) for each in seconds]
+        self.audio_context = audio_context
+        self.batch_size = batch_size
+        self.tokens = tokens
+        self.seed = seed
+        self._epoch: tuple[int, list[list[Window]]] = (-1, [])
+
+    def epoch(self, epoch: int) -> list[list[Window]]:
+        """The batches of one epoch, in order. Each example is in it exactly once."""
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch))
+        return self._epoch[1]
+
+    def _order(self, epoch: int) -> list[list[Window]]:
+        generator = random.Random(f"{self.seed} {epoch}")
+        order = list(range(len(self.examples)))
+        generator.shuffle(order)
+        if self.audio_context == "pack":
+            windows = self._pack(order)
+        else:
+            trim = self.audio_context == "trim"
+            windows = [
+                Window(
+                    (self.examples[index],),
+                    (self.texts[index],),
+                    audio.context_samples(self.samples[index]) if trim else N_SAMPLES,
+                )
+                for index in order
+            ]
+        batches: list[list[Window]] = []
+        for context in sorted({window.context for window in windows}):
+            batches += split_evenly([window for window in windows if window.context == context], self.batch_size)
+        generator.shuffle(batches)
+        return batches
+
+    def _pack(self, order: Sequence[int]) -> list[Window]:
+        """Join clips, in the order given, into windows of at most 30 s and the text context's length."""
+        windows: list[Window] = []
+        members: list[int] = []
+
+        def close() -> None:
+            if members:
+                examples = tuple(self.examples[index] for index in members)
+                windows.append(Window(examples, tuple(self.texts[index] for index in members), N_SAMPLES))
+                members.clear()
+
+        for index in order:
+            samples = sum(self.samples[member] for member in [*members, index])
+            text = " ".join(self.texts[member] for member in [*members, index])
+            if samples > N_SAMPLES or not self.tokens.fits(text):
+                close()
+            members.append(index)
+        close()
+        return windows
+
+    def steps_per_epoch(self, accumulate: int) -> int:
+        """Optimizer steps in the first epoch (under `pack` later ones may differ by a window or two)."""
+        return max(1, math.ceil(len(self.epoch(0)) / accumulate))
+
+    def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
+        """Endless batches from a position on, each with the position that follows it."""
+        while True:
+            batches = self.epoch(epoch)
+            for index in range(batch, len(batches)):
+                yield (epoch, index + 1), batches[index]
+            epoch, batch = epoch + 1, 0
+
+
+def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
+    """Split into runs of at most `size` that differ by one at the most: 17 by 8 is 6, 6, 5 and never 8, 8, 1."""
+    runs = math.ceil(len(items) / size)
+    bounds = [round(index * len(items) / runs) for index in range(runs + 1)] if runs else []
+    return [list(items[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def collate(windows: Sequence[Window], tokens: Tokens, n_mels: int, normalize: bool) -> Batch:
+    """Read, pad and tokenise one batch of windows that share a context."""
+    waveforms = [np.concatenate([example.read(normalize) for example in window.examples]) for window in windows]
+    mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
+    targets = tokens.teacher_forcing([window.text for window in windows])
+    return Batch(tuple(windows), mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE)
+
+
+def default_workers(device_type: str) -> int:
+    """Threads that read ahead: none on a CPU, where they would take the cores from the model, else up to eight."""
+    return 0 if device_type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+
+
+def read_ahead(items: Iterator[T], work: Callable[[T], Batch], workers: int) -> Iterator[tuple[T, Batch]]:
+    """(item, work(item)) in order, computed by threads two batches a worker ahead; in place with no workers."""
+    if workers == 0:
+        for item in items:
+            yield item, work(item)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
+        waiting: deque[tuple[T, Future[Batch]]] = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(work, item)))
+                if len(waiting) > 2 * workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

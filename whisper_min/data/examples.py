@@ -1,0 +1,49 @@
+"""One utterance and one set of them, as every source delivers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from whisper_min import audio
+
+
+@dataclass(frozen=True)
+class Example:
+    """An utterance: where its audio is, what was said, and where the entry stands (for error messages)."""
+
+    id: str
+    audio_filepath: Path
+    text: str
+    where: str
+    """File and line of the entry, or the file itself."""
+    offset: float | None = None
+    """Seconds into the file where the utterance begins; None where the entry means the whole file."""
+    duration: float | None = None
+    """Seconds that the entry claims. Beside an offset it bounds what is read; alone it only describes the file."""
+    speaker: str | None = None
+    language: str | None = None
+
+    def read(self, normalize: bool = False) -> audio.Waveform:
+        """The utterance's 16 kHz waveform (samples,); AudioError where the file cannot be decoded."""
+        duration = self.duration if self.offset is not None else None
+        waveform = audio.read(self.audio_filepath, self.offset or 0.0, duration)
+        return audio.scale_peak(waveform) if normalize else waveform
+
+
+@dataclass(frozen=True)
+class SpeechSet:
+    """A named set of utterances."""
+
+    name: str
+    source: str
+    examples: list[Example]
+    unused_columns: tuple[str, ...] = ()
+    """Columns that hold something and that nothing reads (said in the preflight)."""
+    skipped: list[str] = field(default_factory=list)
+    """Faults of entries that were left out under --skip_bad."""
+
+    @property
+    def has_text(self) -> bool:
+        """A set whose every text is empty is a set without transcripts."""
+        return any(example.text for example in self.examples)

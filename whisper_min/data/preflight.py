@@ -1,0 +1,356 @@
+"""Reads every entry before a training starts, and says all that is wrong with them at once.
+
+What a file holds is cached by its path, size and time of change. Above 50 h headers are read and a sample is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
+
+from whisper_min import audio, runs, text
+from whisper_min.config import Config
+from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.tokens import Tokens, language_code
+
+# Above so many hours only headers are read, and so many entries decoded.
+DECODE_ALL_HOURS = 50
+DECODED_SAMPLE = 1_000
+# A sample of this size counts as clipped; a clip with more than this share of them is reported.
+CLIPPED_AT, CLIPPED_SHARE = 0.999, 0.001
+SILENT_BELOW_DB = -60.0
+# Characters per second that speech can plausibly have.
+PLAUSIBLE_SPEED = (2.0, 30.0)
+# A manifest's duration may differ from the file's by so many seconds.
+DURATION_TOLERANCE = 0.5
+# Faults printed in full; the rest is counted.
+FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one entry's audio is."""
+
+    error: str | None = None
+    seconds: float = 0.0
+    sample_rate: int = 0
+    decoded: bool = False
+    clipped: float = 0.0
+    """Share of samples at full scale."""
+    level_db: float = 0.0
+    """Root mean square, in dB of full scale."""
+    finite: bool = True
+    digest: str = ""
+    """Of the decoded samples: equal for equal recordings."""
+
+
+@dataclass(frozen=True)
+class CheckedSet:
+    """A set with what the preflight learnt, bad entries left out where `--skip_bad` allows it."""
+
+    role: str
+    speech: SpeechSet
+    facts: list[Facts]
+    style: str
+    """Label style that its texts get in training."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Length of every entry."""
+        return [facts.seconds for facts in self.facts]
+
+    @property
+    def labels(self) -> list[str]:
+        """The texts in the set's label style."""
+        return [text.restyle(example.text, self.style) for example in self.speech.examples]
+
+
+@dataclass
+class Report:
+    """All that the preflight found."""
+
+    sets: list[CheckedSet] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """Faults of entries that were left out under --skip_bad."""
+
+    def role(self, role: str) -> list[CheckedSet]:
+        """The sets of one role: `data`, `eval_data` or `retain`."""
+        return [each for each in self.sets if each.role == role]
+
+    def shown_faults(self) -> list[str]:
+        """The faults, a long list cut with the number that was left out."""
+        shown = self.faults[:FAULTS_SHOWN]
+        if len(self.faults) > len(shown):
+            kinds = Counter(fault.rpartition(": ")[2].split(";")[0][:60] for fault in self.faults[len(shown) :])
+            shown.append(f"… and {len(self.faults) - len(shown)} more, such as {kinds.most_common(1)[0][0]!r}")
+        return shown
+
+
+def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, console: Console) -> Report:
+    """Check all sets of a training or an evaluation: (role, set) pairs, roles as the options are named."""
+    report = Report()
+    entries = [(example, speech.name) for _, speech in sets for example in speech.examples]
+    facts = iter(list(_inspect_all([example for example, _ in entries], cfg, console, report)))
+    checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
+    evaluated = {
+        digest: speech.name for role, speech, known in checked if role != "data" for digest in _digests(known)
+    }
+    for role, speech, known in checked:
+        keep: list[int] = []
+        faults: list[str] = []
+        for index, (example, its) in enumerate(zip(speech.examples, known, strict=True)):
+            wrong = list(_entry_faults(example, its, role, speech, cfg, tokens))
+            if role == "data" and its.digest in evaluated:
+                wrong.append(f"is in the training set and in the evaluation set {evaluated[its.digest]}; remove one")
+            faults += [f"{example.where}: {fault}" for fault in wrong]
+            if not wrong:
+                keep.append(index)
+        whole = role == "data" or role == "eval_data"
+        if whole and not speech.has_text:
+            faults = [f"--{role} {speech.source}: has no transcripts; only --retain takes sets without text"]
+            report.faults += faults
+        elif faults and cfg.skip_bad and keep:
+            report.skipped += faults
+            speech = replace(speech, examples=[speech.examples[index] for index in keep], skipped=faults)
+            known = [known[index] for index in keep]
+        else:
+            report.faults += faults
+        style = text.resolve_style(cfg.label_style, [example.text for example in speech.examples])
+        report.sets.append(CheckedSet(role, speech, known, style))
+        report.notes += list(_set_notes(report.sets[-1], cfg))
+    if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
+        report.notes.append("--skip_bad leaves out entries with faults, and lists and counts them")
+    return report
+
+
+def _digests(facts: Sequence[Facts]) -> set[str]:
+    return {each.digest for each in facts if each.digest}
+
+
+def _entry_faults(
+    example: Example, facts: Facts, role: str, speech: SpeechSet, cfg: Config, tokens: Tokens
+) -> Iterator[str]:
+    """What makes one entry unusable, each with its fix."""
+    if facts.error is not None:
+        yield f"{example.audio_filepath}: {facts.error}"
+        return
+    if facts.seconds <= 0:
+        yield f"{example.audio_filepath}: holds no samples; remove the entry"
+    if not facts.finite:
+        yield f"{example.audio_filepath}: holds numbers that are not finite (NaN); convert the file again"
+    if role == "data" and facts.seconds > CHUNK_LENGTH:
+        yield (
+            f"{example.audio_filepath}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
+            "segments (offset and duration in the manifest)"
+        )
+    if not example.text and speech.has_text:
+        yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
+    if not tokens.fits(example.text):
+        yield (
+            f"{example.audio_filepath}: its text has {len(tokens.encode(example.text)) - 1} tokens, but the decoder "
+            f"reads {tokens.text_context}; split the clip"
+        )
+    if example.language and language_code(example.language) not in (None, language_code(cfg.language)):
+        yield (
+            f"{example.audio_filepath}: is in {example.language!r}, but --language is {cfg.language!r}; "
+            "train one language at a time"
+        )
+    if example.offset is None and example.duration and abs(example.duration - facts.seconds) > DURATION_TOLERANCE:
+        yield (
+            f"{example.audio_filepath}: is {facts.seconds:.2f} s long, the manifest says {example.duration:.2f} s; "
+            "correct the duration, or add an offset (0 for the start) if a part of the file is meant"
+        )
+
+
+def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
+    """What is worth knowing about a set and stops nothing."""
+    speech, name = checked.speech, f"{checked.role} {checked.speech.name}"
+    count = len(speech.examples)
+    rates = Counter(facts.sample_rate for facts in checked.facts if facts.sample_rate not in (0, SAMPLE_RATE))
+    for rate, number in sorted(rates.items()):
+        yield f"{name}: {number} of {count} files are at {rate} Hz and are resampled to {SAMPLE_RATE} Hz"
+    clipped = [example.id for example, facts in zip(speech.examples, checked.facts, strict=True)
+               if facts.clipped > CLIPPED_SHARE]  # fmt: skip
+    if clipped:
+        yield f"{name}: {len(clipped)} clips are clipped, such as {clipped[0]}"
+    silent = [example.id for example, facts in zip(speech.examples, checked.facts, strict=True)
+              if facts.decoded and facts.level_db < SILENT_BELOW_DB]  # fmt: skip
+    if silent:
+        yield f"{name}: {len(silent)} clips are silent (below {SILENT_BELOW_DB:.0f} dB), such as {silent[0]}"
+    low, high = PLAUSIBLE_SPEED
+    strange = [
+        f"{example.id} ({len(example.text) / facts.seconds:.1f})"
+        for example, facts in zip(speech.examples, checked.facts, strict=True)
+        if facts.seconds and example.text and not low <= len(example.text) / facts.seconds <= high
+    ]
+    if strange:
+        yield (
+            f"{name}: {len(strange)} texts do not fit their audio (outside {low:.0f} to {high:.0f} characters per "
+            f"second), such as {strange[0]}"
+        )
+    repeated = sum(number - 1 for digest, number in Counter(each.digest for each in checked.facts).items() if digest)
+    if repeated:
+        yield f"{name}: {repeated} recordings are there more than once"
+    if speech.unused_columns:
+        yield f"{name}: the columns {', '.join(speech.unused_columns)} are not used in training"
+    if checked.role == "data":
+        description = text.describe_style([example.text for example in speech.examples])
+        if cfg.label_style == "auto" and checked.style != "keep":
+            yield (
+                f"{name}: references are {description}; they are written in {checked.style} case, because training on "
+                "them as they are makes Whisper forget case, punctuation and words (--label_style keep leaves them)"
+            )
+        elif cfg.label_style == "keep" and description not in ("cased", "no text"):
+            yield (
+                f"{name}: references are {description}: Whisper will write like that everywhere, and get words wrong "
+                "that it knew; --label_style sentence mends it"
+            )
+
+
+def _inspect_all(examples: Sequence[Example], cfg: Config, console: Console, report: Report) -> Iterator[Facts]:
+    """Facts of every example, from the cache where its file has not changed."""
+    cache_path = cfg.data_dir / "preflight.jsonl"
+    cache = {row["key"]: row for row in runs.read_jsonl(cache_path) if "key" in row}
+    keys = [_cache_key(example) for example in examples]
+    known: list[Facts | None] = [_from_cache(cache.get(key)) for key in keys]
+    headers = [
+        facts if facts is not None else _header(example) for example, facts in zip(examples, known, strict=True)
+    ]
+    hours = sum(facts.seconds for facts in headers) / 3600
+    to_decode = [index for index, facts in enumerate(headers) if facts.error is None and not facts.decoded]
+    if hours > DECODE_ALL_HOURS and len(to_decode) > DECODED_SAMPLE:
+        report.notes.append(
+            f"{hours:.0f} h: read the headers of all {len(examples)} files and decoded {DECODED_SAMPLE}; bad audio in "
+            "the others is met, and counted or refused, in training"
+        )
+        to_decode = sorted(random.Random(cfg.seed).sample(to_decode, DECODED_SAMPLE))
+    new = []
+    columns = (TextColumn("checking audio"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ThreadPoolExecutor() as pool,
+    ):
+        bar = progress.add_task("", total=len(to_decode))
+        work = pool.map(inspect, [examples[index] for index in to_decode], [headers[index] for index in to_decode])
+        for index, facts in zip(to_decode, work, strict=True):
+            headers[index] = facts
+            if keys[index] and facts.error is None:
+                new.append({"key": keys[index], **asdict(facts)})
+            progress.advance(bar)
+    if new:
+        try:
+            cache_path.parent.mkdir(parents=True, exist_ok=True)
+            with open(cache_path, "a", encoding="utf-8") as file:
+                file.writelines(runs.to_json_line(row) for row in new)
+        except OSError as error:
+            report.notes.append(f"the preflight's results could not be cached in {cache_path} ({error.strerror})")
+    yield from headers
+
+
+def _cache_key(example: Example) -> str:
+    try:
+        stat = example.audio_filepath.stat()
+    except OSError:
+        return ""
+    duration = example.duration if example.offset is not None else None
+    return json.dumps([str(example.audio_filepath.resolve()), stat.st_size, stat.st_mtime_ns, example.offset, duration])
+
+
+def _from_cache(row: dict[str, object] | None) -> Facts | None:
+    if row is None:
+        return None
+    try:
+        return Facts(**{key: value for key, value in row.items() if key != "key"})  # type: ignore[arg-type]
+    except TypeError:  # written by another version
+        return None
+
+
+def _header(example: Example) -> Facts:
+    """Length and rate as the header says."""
+    if not example.audio_filepath.is_file():
+        return Facts(error="does not exist; correct the path (it is relative to the manifest) or remove the entry")
+    try:
+        found = audio.info(example.audio_filepath)
+    except audio.AudioError as error:
+        return Facts(error=str(error))
+    seconds = found.seconds
+    if example.offset is not None:
+        if example.offset >= found.seconds:
+            return Facts(error=f"offset {example.offset:g} s lies beyond its end at {found.seconds:.2f} s")
+        seconds = min(example.duration or found.seconds, found.seconds - example.offset)
+        if example.duration and seconds < example.duration - DURATION_TOLERANCE:
+            wanted = example.offset + example.duration
+            return Facts(error=f"ends at {found.seconds:.2f} s, the entry goes to {wanted:.2f} s")
+    return Facts(seconds=seconds, sample_rate=found.sample_rate)
+
+
+def inspect(example: Example, header: Facts) -> Facts:
+    """Decode one example and look at its samples."""
+    try:
+        waveform = example.read()
+    except audio.AudioError as error:
+        return replace(header, error=str(error))
+    if len(waveform) == 0:
+        return replace(header, seconds=0.0, decoded=True)
+    magnitude = np.abs(waveform)
+    power = float(np.mean(np.square(waveform, dtype=np.float64)))
+    return Facts(
+        seconds=len(waveform) / SAMPLE_RATE,
+        sample_rate=header.sample_rate,
+        decoded=True,
+        clipped=float(np.mean(magnitude >= CLIPPED_AT)),
+        level_db=10 * float(np.log10(max(power, 1e-12))) if np.isfinite(power) else 0.0,
+        finite=bool(np.isfinite(magnitude).all()),
+        digest=hashlib.blake2b(waveform.tobytes(), digest_size=16).hexdigest(),
+    )
+
+
+def table(report: Report) -> Table:
+    """The sets in one table."""
+    made = Table(title="Preflight", title_justify="left")
+    for column in ("option", "set", "entries", "hours", "speakers", "references"):
+        made.add_column(column, justify="right" if column in ("entries", "hours", "speakers") else "left")
+    for each in report.sets:
+        examples = each.speech.examples
+        speakers = len({example.speaker for example in examples if example.speaker})
+        style = text.describe_style([example.text for example in examples])
+        if each.role == "data" and each.style != "keep":
+            style += f" → {each.style}"
+        hours = f"{sum(each.seconds) / 3600:.2f}"
+        made.add_row(f"--{each.role}", each.speech.name, str(len(examples)), hours, str(speakers or "?"), style)
+    return made
+
+
+def batch_table(inputs: Sequence[int], targets: Sequence[int], tokens: Tokens, title: str) -> Table:
+    """One row of a batch, token by token: what is read, what should be predicted, whether the loss counts it."""
+    made = Table(title=title, title_justify="left")
+    for column in ("position", "decoder reads", "should predict", "in the loss"):
+        made.add_column(column, justify="right" if column == "position" else "left")
+    for position, (read, predicted) in enumerate(zip(inputs, targets, strict=True)):
+        counted = "yes" if predicted >= 0 else "no"
+        made.add_row(str(position), f"{read} {tokens.name(read)}", f"{tokens.name(predicted)}", counted)
+    return made
+
+
+def write_lists(folder: Path, report: Report) -> None:
+    """List held-out entries and skipped ones in the run folder."""
+    held = [each for each in report.sets if each.speech.name == "held-out"]
+    for each in held:
+        rows = [{"id": example.id, "where": example.where} for example in each.speech.examples]
+        runs.write_atomic(folder / "held_out.jsonl", "".join(map(runs.to_json_line, rows)))
+    if report.skipped:
+        runs.write_atomic(folder / "skipped.txt", "\n".join(report.skipped) + "\n")

@@ -1,0 +1,267 @@
+"""What `--data`, `--eval_data` and `--retain` accept, read into sets of examples."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from whisper_min.config import InputError
+from whisper_min.data import librispeech
+from whisper_min.data.examples import Example, SpeechSet
+
+AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
+TEXT_COLUMNS = ("text", "sentence", "transcript")
+# Read from a manifest beside audio and text; other columns are left alone.
+KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id")
+# Columns that mean something to Whisper and that training does not use yet: said, so that nothing is lost in silence.
+UNUSED_COLUMNS = ("prompt", "segments")
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
+    *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
+)
+DEMO_FOLDER = Path(__file__).parent.parent / "demo"
+DEMO_SPLITS = ("train", "dev", "test", "general")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One set as written on the command line: `[name=]source[:split]`."""
+
+    name: str
+    source: str
+    split: str | None
+    option: str
+
+    def __str__(self) -> str:
+        return f"--{self.option} {self.source}" + (f":{self.split}" if self.split else "")
+
+
+def parse_spec(word: str, option: str) -> Spec:
+    """Take `[name=]source[:split]` apart; the name falls back to the file's stem, or its folder's for `manifest`."""
+    name, equals, source = word.partition("=")
+    if not equals or "/" in name:
+        name, source = "", word
+    split = None
+    if source.partition(":")[0] in ("demo", "librispeech", "hub"):
+        source, _, split = source.partition(":")
+    if not name:
+        path = Path(source)
+        stem = path.stem if path.suffix else path.name
+        name = split or (path.resolve().parent.name if stem == "manifest" else stem)
+    return Spec(re.sub(r"[^\w.-]+", "-", name), source, split or None, option)
+
+
+def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechSet]:
+    """Read every set that an option names; InputError with the faults of all of them at once."""
+    sets: list[SpeechSet] = []
+    faults: list[str] = []
+    for word in words:
+        spec = parse_spec(word, option)
+        try:
+            sets.append(load_set(spec, data_dir))
+        except InputError as error:
+            faults += error.faults
+    names = [each.name for each in sets]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        sources = " and ".join(each.source for each in sets if each.name == name)
+        faults.append(f"--{option}: two sets are called {name!r} ({sources}); name them, as in other={sources[-30:]}")
+    if faults:
+        raise InputError(faults)
+    return sets
+
+
+def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
+    """Read one set's entries (no audio yet)."""
+    path = Path(spec.source).expanduser()
+    unused: tuple[str, ...] = ()
+    if spec.source == "demo":
+        if (spec.split or "train") not in DEMO_SPLITS:
+            raise InputError(f"{spec}: the shipped speech has the splits {', '.join(DEMO_SPLITS)}")
+        examples, _ = read_manifest(DEMO_FOLDER / f"{spec.split or 'train'}.jsonl")
+    elif spec.source == "librispeech":
+        examples = librispeech.load(spec.split or "train-clean-100", data_dir)
+    elif spec.source == "hub":
+        raise InputError(
+            f"{spec}: hub datasets are not supported yet; download the set, write a manifest "
+            '({"audio_filepath": …, "text": …} a line) and give its path'
+        )
+    elif path.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv"):
+        examples, unused = read_manifest(path)
+    elif path.is_dir():
+        examples = read_folder(path)
+    elif path.exists():
+        raise InputError(f"{spec}: not a manifest (.jsonl, .csv, .tsv) and not a folder; give one of these")
+    else:
+        raise InputError(
+            f"{spec}: does not exist; give a manifest (.jsonl, .csv, .tsv), a folder of audio with .txt beside, "
+            "librispeech:SUBSET or demo"
+        )
+    if not examples:
+        raise InputError(f"{spec}: holds no entries")
+    return SpeechSet(spec.name, spec.source, examples, unused)
+
+
+def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
+    """Read a JSONL, CSV or TSV manifest; paths in it are relative to its folder, as NeMo writes and reads them.
+
+    Returns the examples and those of `UNUSED_COLUMNS` that hold something. Raises InputError with all faulty lines.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            entries = list(_rows(path, file.read()))
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist; give the manifest's path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give the manifest inside it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    examples: list[Example] = []
+    faults: list[str] = []
+    unused: set[str] = set()
+    for where, row in entries:
+        if isinstance(row, str):
+            faults.append(row)
+            continue
+        try:
+            examples.append(_example(path, where, row))
+            unused.update(column for column in UNUSED_COLUMNS if row.get(column))
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+    if faults:
+        raise InputError(faults)
+    return examples, tuple(sorted(unused))
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(where, row) of every entry; a row that cannot be read is its fault's message."""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        reader = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        try:
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    yield where, f"{where}: has not as many fields as the header ({len(reader.fieldnames or ())})"
+                else:
+                    yield where, row
+        except csv.Error as error:
+            where = f"{path}, line {reader.line_num}"
+            yield where, f"{where}: {error}"
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield where, f"{where}: not JSON ({error}); the line is torn or the file is not JSONL"
+            continue
+        yield where, row if isinstance(row, dict) else f"{where}: not a JSON object; write {{…}} a line"
+
+
+def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
+    """One example from a manifest's row; ValueError says what is wrong with it."""
+    audio_column = next((column for column in AUDIO_COLUMNS if row.get(column)), None)
+    if audio_column is None:
+        raise ValueError(f"names no audio; add one of {', '.join(AUDIO_COLUMNS)}")
+    if not isinstance(row[audio_column], str):
+        raise ValueError(f"{audio_column} is not a path but {type(row[audio_column]).__name__}")
+    text_column = next((column for column in TEXT_COLUMNS if row.get(column) is not None), None)
+    if text_column is None:
+        raise ValueError(f"has no text; add one of {', '.join(TEXT_COLUMNS)} (empty where there is no transcript)")
+    if not isinstance(row[text_column], str):
+        raise ValueError(f"{text_column} is not text but {type(row[text_column]).__name__}")
+    offset, duration = (_seconds(row, column) for column in ("offset", "duration"))
+    if duration == 0:
+        raise ValueError("duration is 0; remove the entry")
+    audio_filepath = Path(row[audio_column])
+    return Example(
+        id=str(row.get("id") or (row[audio_column] if offset is None else f"{row[audio_column]}@{offset:g}")),
+        audio_filepath=path.parent / audio_filepath,
+        text=row[text_column].strip(),
+        where=where,
+        offset=offset,
+        duration=duration,
+        speaker=str(row["speaker"]) if row.get("speaker") not in (None, "") else None,
+        language=str(row["language"]) if row.get("language") else None,
+    )
+
+
+def _seconds(row: dict[str, Any], column: str) -> float | None:
+    if row.get(column) in (None, ""):
+        return None
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):
+        raise ValueError(f"{column} {row[column]!r} is not a number of seconds") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{column} {row[column]} is not a number of seconds from 0 up")
+    return value
+
+
+def read_folder(folder: Path) -> list[Example]:
+    """A LibriSpeech tree (`*.trans.txt`), or audio files with a `.txt` of the same stem beside each."""
+    transcripts = sorted(folder.rglob("*.trans.txt"))
+    if transcripts:
+        return librispeech.read_tree(transcripts)
+    examples: list[Example] = []
+    faults: list[str] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+            continue
+        beside = path.with_suffix(".txt")
+        try:
+            text = beside.read_text(encoding="utf-8-sig").strip()
+        except FileNotFoundError:
+            faults.append(f"{path}: has no transcript; write it to {beside.name} beside it, or remove the recording")
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            faults.append(f"{beside}: cannot be read as UTF-8 text ({error})")
+            continue
+        examples.append(Example(str(path.relative_to(folder)), path, text, str(path)))
+    if faults:
+        raise InputError(faults)
+    if not examples:
+        raise InputError(f"{folder}: holds no audio files ({' '.join(AUDIO_SUFFIXES)})")
+    return examples
+
+
+def hold_out(sets: Sequence[SpeechSet], seed: int) -> tuple[list[SpeechSet], SpeechSet]:
+    """Split off a tenth of the utterances for evaluation: whole speakers where every one is known, else utterances.
+
+    Returns the training sets that are left and the held-out set, the same for the same seed and entries.
+    """
+    everything = [example for each in sets for example in each.examples]
+    if len(everything) < 2:
+        raise InputError(f"--data holds {len(everything)} entry; give --eval_data, or at least 2 entries to split")
+    speakers = sorted({example.speaker for example in everything if example.speaker is not None})
+    by_speaker = all(example.speaker is not None for example in everything) and len(speakers) >= 2
+    target = max(1, len(everything) // 10)
+    generator = random.Random(seed)
+    held: set[str] = set()
+    if by_speaker:
+        generator.shuffle(speakers)
+        counts = {speaker: sum(example.speaker == speaker for example in everything) for speaker in speakers}
+        taken = 0
+        for speaker in speakers[:-1]:
+            if taken >= target:
+                break
+            held.add(speaker)
+            taken += counts[speaker]
+        chosen = {example.where for example in everything if example.speaker in held}
+    else:
+        chosen = {example.where for example in generator.sample(everything, target)}
+    evaluation = [example for example in everything if example.where in chosen]
+    training = [
+        replace(each, examples=[example for example in each.examples if example.where not in chosen]) for each in sets
+    ]
+    return [each for each in training if each.examples], SpeechSet("held-out", "a tenth of --data", evaluation)

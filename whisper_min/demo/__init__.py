@@ -1,0 +1,1 @@
+"""Recordings shipped with the package; see LICENSE.md beside them."""

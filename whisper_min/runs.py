@@ -1,0 +1,184 @@
+"""The run folder `runs/<name>/`: everything a training writes and everything a reader needs.
+
+Standard library only, so that a dashboard starts without torch. The disk is the interface: flat JSON
+lines, flushed one by one; whole files replaced by rename; commands consumed by rename. A reader
+tolerates a half line, unknown keys and a folder that is being written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+COMMANDS = ("stop", "save", "eval", "pause", "resume")
+HEARTBEAT_SECONDS = 1.0
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut (POSIX only)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file whole: beside, flushed to disk, renamed over the old one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def to_json_line(record: dict[str, Any]) -> str:
+    """One flat record as a JSON line; non-finite numbers become null and their keys are listed in `nonfinite`."""
+    nonfinite = [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    if nonfinite:
+        record = {**record, **dict.fromkeys(nonfinite), "nonfinite": nonfinite}
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole records of a JSON-lines file; a half line at the end and lines that are not objects are passed over."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def merge_steps(rows: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Rows of the same `_step` merged by key, the last value of a key counts (so a resumed run has no doubles)."""
+    steps: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        step = row.get("_step")
+        if isinstance(step, int):
+            steps.setdefault(step, {}).update(row)
+    return dict(sorted(steps.items()))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that `checkpoints/last` names (a link, or a text file where links are not to be had), if whole."""
+    return _named_checkpoint(folder, "last")
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that `checkpoints/best` names, if whole."""
+    return _named_checkpoint(folder, "best")
+
+
+def _named_checkpoint(folder: Path, name: str) -> Path | None:
+    pointer = folder / "checkpoints" / name
+    if pointer.is_dir():
+        return pointer.resolve()
+    if pointer.is_file():
+        target = pointer.parent / Path(pointer.read_text(encoding="utf-8").strip()).name
+        return target if target.is_dir() else None
+    return None
+
+
+class RunFolder:
+    """The writer's side of a run folder; one process writes.
+
+    `attempt` counts resumes: it is 1 for a new run. Rows carry `_step _timestamp _runtime _attempt`.
+    """
+
+    def __init__(self, path: Path, attempt: int = 1, runtime_before: float = 0.0) -> None:
+        self.path = path
+        self.attempt = attempt
+        self._started = time.monotonic() - runtime_before
+        self._last_beat = -math.inf
+        self.status: dict[str, Any] = {
+            "state": "starting",
+            "step": 0,
+            "max_steps": None,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "heartbeat": time.time(),
+            "exit_reason": None,
+            "last_command": None,
+        }
+
+    @property
+    def runtime(self) -> float:
+        """Seconds of training in all attempts."""
+        return time.monotonic() - self._started
+
+    def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        """Append records to `<name>` (one flush for all), whole lines only."""
+        with open(self.path / name, "ab") as file:
+            # a process killed inside a write leaves a half line: end it, so that it spoils no record of ours
+            if file.tell() > 0:
+                with open(self.path / name, "rb") as written:
+                    written.seek(-1, os.SEEK_END)
+                    if written.read(1) != b"\n":
+                        file.write(b"\n")
+            file.write("".join(map(to_json_line, records)).encode())
+
+    def log_metrics(self, step: int, values: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl."""
+        head = {
+            "_step": step,
+            "_timestamp": time.time(),
+            "_runtime": round(self.runtime, 3),
+            "_attempt": self.attempt,
+        }
+        self.append("metrics.jsonl", [{**head, **values}])
+
+    def beat(self, *, force: bool = False, **changes: Any) -> None:
+        """Update status.json: at once when something changes, else at most once a second."""
+        changed = any(self.status.get(key) != value for key, value in changes.items() if key != "step")
+        self.status.update(changes)
+        now = time.monotonic()
+        if force or changed or now - self._last_beat >= HEARTBEAT_SECONDS:
+            self._last_beat = now
+            self.status["heartbeat"] = time.time()
+            write_atomic(self.path / "status.json", json.dumps(self.status, indent=1) + "\n")
+
+    def read_commands(self) -> list[str]:
+        """Take the commands waiting in `control`, oldest first; the file is renamed away before it is read.
+
+        Lines that are no command are passed over and said on stderr.
+        """
+        control, taken = self.path / "control", self.path / f".control.{os.getpid()}"
+        try:
+            os.replace(control, taken)
+        except FileNotFoundError:
+            return []
+        words = taken.read_bytes()[:65536].decode("utf-8", "replace").split("\n")
+        taken.unlink()
+        commands = [word.strip() for word in words if word.strip()]
+        for unknown in sorted(set(commands) - set(COMMANDS)):
+            print(f"control: unknown command {unknown[:80]!r}; known are {', '.join(COMMANDS)}", file=sys.stderr)
+        return [command for command in commands if command in COMMANDS]
+
+
+def send_command(folder: Path, command: str) -> None:
+    """Ask a run to do something: one of `COMMANDS`, appended to its `control` file."""
+    if command not in COMMANDS:
+        raise ValueError(f"unknown command {command!r}; known are {', '.join(COMMANDS)}")
+    with open(folder / "control", "a", encoding="utf-8") as file:
+        file.write(command + "\n")

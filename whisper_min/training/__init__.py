@@ -1,0 +1,1 @@
+"""What the loop needs beside the model: optimizer, precision, checkpoints, memory."""

@@ -1,0 +1,130 @@
+"""Checkpoints that are whole or absent, and exact resume.
+
+A checkpoint is written beside its place, flushed to disk and renamed; `last` and `best` are links swapped by rename;
+older ones go only after the new one is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from whisper import Whisper
+
+from whisper_min import runs
+from whisper_min.config import InputError
+from whisper_min.model import weights
+
+MODEL_FILE, TRAINER_FILE = "model.safetensors", "trainer.pt"
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written; the message says why and that the previous one is whole."""
+
+
+def save(
+    run: Path,
+    step: int,
+    model: Whisper,
+    origin: weights.Origin,
+    trainer: dict[str, Any],
+    config: dict[str, Any],
+    card: str,
+) -> Path:
+    """Write `checkpoints/<step>` whole or not at all, and point `last` at it; SaveError where the disk refuses."""
+    folder = run / "checkpoints"
+    final, beside = folder / str(step), folder / f".{step}.partial"
+    try:
+        folder.mkdir(exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        _write(
+            beside / MODEL_FILE,
+            lambda path: save_file(state, path, metadata=weights.safetensors_metadata(model.dims, origin)),
+        )
+        _write(beside / TRAINER_FILE, lambda path: torch.save(trainer, path))
+        _write(beside / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n", "utf-8"))
+        _write(beside / "README.md", lambda path: path.write_text(card, "utf-8"))
+        runs.sync_folder(beside)
+        _replace_folder(beside, final)
+        point(run, "last", step)
+    except Exception as error:  # OSError, and what safetensors and torch make of a full disk
+        shutil.rmtree(beside, ignore_errors=True)
+        previous = runs.last_checkpoint(run)
+        kept = f"the checkpoint of step {previous.name} is whole" if previous else "there is no earlier checkpoint"
+        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 1 << 20
+        reason = "the disk is full" if full else str(error)
+        raise SaveError(
+            f"step {step} could not be saved to {folder}: {reason}; {kept}. Make room and run "
+            f"python train.py --resume {run}"
+        ) from error
+    return final
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    write(path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace_folder(beside: Path, final: Path) -> None:
+    """Rename a folder into place; one of the same step, written before a resume, gives way."""
+    if final.exists():
+        old = final.with_name(f".{final.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        beside.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        beside.rename(final)
+    runs.sync_folder(final.parent)
+
+
+def point(run: Path, name: str, step: int) -> None:
+    """Make `checkpoints/<name>` a link to a step (a text file where the file system has no links)."""
+    folder = run / "checkpoints"
+    beside = folder / f".{name}.partial"
+    beside.unlink(missing_ok=True)
+    try:
+        beside.symlink_to(str(step))
+    except OSError:
+        beside.write_text(f"{step}\n", encoding="utf-8")
+    os.replace(beside, folder / name)
+    runs.sync_folder(folder)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, the last and the best, and what a killed process left behind."""
+    folder = run / "checkpoints"
+    named = {path.name for path in (runs.last_checkpoint(run), runs.best_checkpoint(run)) if path}
+    steps = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    for path in steps[:-keep]:
+        if path.name not in named:
+            shutil.rmtree(path)
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_trainer(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state beside a checkpoint's weights; nothing in it can run code."""
+    path = checkpoint / TRAINER_FILE
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}): the checkpoint is cut short or damaged; "
+            f"point {checkpoint.parent / 'last'} at another step beside it, or start a new run from it with "
+            f"--model {checkpoint}"
+        ) from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds no trainer state")
+    return state

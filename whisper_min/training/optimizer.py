@@ -1,0 +1,62 @@
+"""What trains, with which rate, and the update that skips non-finite gradients without waiting for the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from whisper import Whisper
+
+from whisper_min.config import LEARNING_RATES, Config
+
+
+def choose_trainable(model: Whisper, freeze_encoder: bool) -> None:
+    """Set `requires_grad`: every parameter, or the decoder's alone."""
+    model.requires_grad_(True)
+    model.encoder.requires_grad_(not freeze_encoder)
+
+
+def default_lr(model: Whisper) -> float:
+    """Peak learning rate by the model's width."""
+    width = min(LEARNING_RATES, key=lambda known: abs(known - model.dims.n_audio_state))
+    return LEARNING_RATES[width]
+
+
+def build_optimizer(model: Whisper, cfg: Config) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101) over all that trains; weight decay on matrices only, never on biases and LayerNorm."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    assert sum(len(group["params"]) for group in groups) == len(trained), "a parameter is in no group"
+    assert cfg.lr is not None, "the learning rate was not resolved"
+    # Whisper's own betas and epsilon (arXiv:2212.04356, table 17). The fused kernel takes `found_inf`, see below.
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def lr_at(step: int, peak: float, warmup_steps: int, max_steps: int) -> float:
+    """Rate of step 1 … max_steps: linear up to the peak at `warmup_steps`, then linear down, zero after the last."""
+    if step <= warmup_steps:
+        return peak * step / warmup_steps
+    return peak * (max_steps - step + 1) / (max_steps - warmup_steps + 1)
+
+
+def clip_and_step(
+    optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, parameters: list[nn.Parameter], grad_clip: float
+) -> Tensor:
+    """Clip, update, and forget the gradients; an update with a non-finite norm is skipped on the device.
+
+    Returns the gradient norm before clipping (scalar tensor on the device): whoever logs it a step later learns of a
+    skipped step without ever having made the device wait.
+    """
+    scaler.unscale_(optimizer)  # nothing unless fp16
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if grad_clip > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    if not scaler.is_enabled():
+        # what GradScaler hands to fused optimizers: 1.0 leaves weights, moments and step counts as they are
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
