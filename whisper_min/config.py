@@ -195,6 +195,12 @@ def from_record(record: Any, where: str) -> Config:
     return Config(**values)
 
 
+def base_fingerprint(run: Path | None) -> str:
+    """The fingerprint of the weights that a run started from."""
+    record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
+    return str(record.get("weights_fingerprint"))
+
+
 def to_record(cfg: Config) -> dict[str, Any]:
     """Every option as JSON values."""
     return {

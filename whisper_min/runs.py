@@ -54,11 +54,9 @@ def to_json_line(record: dict[str, Any]) -> str:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The whole records of a JSON-lines file; a half line at the end and lines that are not objects are passed over."""
-    try:
-        file = open(path, "rb")
-    except FileNotFoundError:
+    if not path.is_file():
         return
-    with file:
+    with open(path, "rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
                 return
@@ -121,6 +119,17 @@ class RunFolder:
             "exit_reason": None,
             "last_command": None,
         }
+
+    @classmethod
+    def create(cls, path: Path, runtime_before: float = 0.0) -> RunFolder:
+        """Make the folder, or take up one that is there: `attempt` is one more than its rows know."""
+        path.mkdir(parents=True, exist_ok=True)
+        attempts = [row.get("_attempt", 0) for row in read_jsonl(path / "metrics.jsonl")]
+        return cls(path, max([0, *attempts]) + 1, runtime_before)
+
+    def write_config(self, record: dict[str, Any]) -> None:
+        """Write config.json: what the run was started with, options and environment."""
+        write_atomic(self.path / "config.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     @property
     def runtime(self) -> float:

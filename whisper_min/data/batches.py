@@ -16,6 +16,7 @@ from torch import Tensor
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio
+from whisper_min.config import Config
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Targets, Tokens
 
@@ -46,6 +47,8 @@ class Batch:
     targets: Targets
     audio_seconds: float
     """Seconds of speech, padding not counted."""
+    bad: list[str]
+    """Windows left out because a file could not be decoded (only under --skip_bad)."""
 
     @property
     def ids(self) -> list[str]:
@@ -155,12 +158,28 @@ def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
-def collate(windows: Sequence[Window], tokens: Tokens, n_mels: int, normalize: bool) -> Batch:
-    """Read, pad and tokenise one batch of windows that share a context."""
-    waveforms = [np.concatenate([example.read(normalize) for example in window.examples]) for window in windows]
+def collate(windows: Sequence[Window], tokens: Tokens, n_mels: int, cfg: Config) -> Batch:
+    """Read, pad and tokenise one batch of windows that share a context.
+
+    A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad its window is left out and
+    listed in `Batch.bad`, as long as another one is left.
+    """
+    read: list[tuple[Window, audio.Waveform]] = []
+    bad: list[str] = []
+    for window in windows:
+        try:
+            parts = [example.read(cfg.normalize) for example in window.examples]
+        except audio.AudioError as error:
+            bad.append(f"{' + '.join(example.where for example in window.examples)}: {error}")
+            continue
+        read.append((window, np.concatenate(parts)))
+    if bad and not (cfg.skip_bad and read):
+        raise audio.AudioError("; ".join(bad))
+    kept = tuple(window for window, _ in read)
+    waveforms = [waveform for _, waveform in read]
     mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
-    targets = tokens.teacher_forcing([window.text for window in windows])
-    return Batch(tuple(windows), mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE)
+    targets = tokens.teacher_forcing([window.text for window in kept])
+    return Batch(kept, mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE, bad)
 
 
 def default_workers(device_type: str) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whisper_min.config import InputError
+from whisper_min.config import Config, InputError
 from whisper_min.data import librispeech
 from whisper_min.data.examples import Example, SpeechSet
 
@@ -75,6 +75,26 @@ def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechS
     if faults:
         raise InputError(faults)
     return sets
+
+
+def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
+    """All sets of a training as (option, set); without --eval_data a tenth of --data is held out."""
+    faults: list[str] = []
+    loaded: dict[str, list[SpeechSet]] = {}
+    for option, words in [("data", cfg.data), ("eval_data", cfg.eval_data), ("retain", cfg.retain)]:
+        try:
+            loaded[option] = load_sets(words, option, cfg.data_dir)
+        except InputError as error:
+            faults += error.faults
+    names = [each.name for option in ("eval_data", "retain") for each in loaded.get(option, [])]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        faults.append(f"--eval_data and --retain both hold a set called {name!r}; name one of them, as in other=SOURCE")
+    if faults:
+        raise InputError(faults)
+    if not cfg.eval_data:
+        loaded["data"], held_out = hold_out(loaded["data"], cfg.seed)
+        loaded["eval_data"] = [held_out]
+    return [(option, each) for option, sets in loaded.items() for each in sets]
 
 
 def load_set(spec: Spec, data_dir: Path) -> SpeechSet:

@@ -1,0 +1,219 @@
+"""Fine-tune Whisper, read top to bottom: input is checked, the original is evaluated, then the loop.
+
+One utterance's way: `data/sources.py` names it, `data/preflight.py` checks it, `data/batches.py` makes it a log-mel and
+`data/tokens.py` tokens, `model/forward.py` encodes it, whisper's decoder predicts it, and below its loss is summed,
+divided once and stepped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import TaskID
+
+from whisper_min import audio, config, runs
+from whisper_min.config import Config, InputError
+from whisper_min.data import batches, preflight
+from whisper_min.data.batches import Batch
+from whisper_min.model.forward import encode, sum_cross_entropy
+from whisper_min.runs import RunFolder
+from whisper_min.scoring.tracking import Evaluation
+from whisper_min.training import card, checkpoint, setup
+from whisper_min.training.frozen import FrozenEncoder
+from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
+from whisper_min.training.precision import autocast, loss_scaler
+from whisper_min.training.readback import Readback
+from whisper_min.training.reporter import Reporter
+from whisper_min.training.steering import Steering, Stop
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; the exit code: 0 done, 1 failed, 2 wrong input, 130 and 143 after a signal."""
+    cfg = config.parse(sys.argv[1:] if argv is None else argv)
+    reporter = Reporter()
+    try:
+        prepared = setup.prepare(config.resolve(cfg), reporter.console)
+        if cfg.check:
+            setup.show_check(prepared, Console())
+            return 0
+        return train(prepared, reporter)
+    except InputError as error:
+        return config.print_faults(error)
+    except (checkpoint.SaveError, audio.AudioError) as error:
+        reporter.print(f"failed: {error}")
+        return 1
+
+
+def train(prepared: setup.Prepared, reporter: Reporter) -> int:
+    """One run, from its weights to its last checkpoint."""
+    cfg, device, precision = prepared.cfg, prepared.device, prepared.precision
+    max_steps = cfg.max_steps
+    assert max_steps is not None and cfg.run is not None
+
+    # ---- The model, and what trains of it.
+    model, origin = prepared.load()
+    model = model.to(device)
+    cfg = replace(
+        cfg,
+        lr=cfg.lr or default_lr(model),
+        warmup_steps=max_steps // 10 if cfg.warmup_steps is None else cfg.warmup_steps,
+        eval_every=cfg.eval_every or -(-max_steps // 5),
+    )
+    assert cfg.lr is not None and cfg.warmup_steps is not None and cfg.eval_every is not None
+    choose_trainable(model, cfg.freeze_encoder)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
+    frozen_encoder = FrozenEncoder(model) if cfg.freeze_encoder else None
+
+    # ---- Where the run stands: at its start, or exactly where its last checkpoint stopped.
+    state: dict[str, Any] = {"step": 0, "epoch": 0, "batch": 0, "evaluated": -1, "best": None, "stale": 0}
+    state |= {"tokens": 0, "audio_seconds": 0.0, "runtime": 0.0}
+    resumed = runs.last_checkpoint(cfg.resume) if cfg.resume else None
+    if resumed is not None:
+        saved = checkpoint.load_trainer(resumed)
+        optimizer.load_state_dict(saved["optimizer"])
+        scaler.load_state_dict(saved["scaler"])
+        torch.set_rng_state(saved["rng"])
+        state = {key: saved[key] for key in state}
+
+    # ---- The run folder, and who may interfere.
+    run = RunFolder.create(cfg.runs_dir / cfg.run, runtime_before=state["runtime"])
+    reporter.log_to(run.path / "train.log")
+    record = card.run_record(cfg, origin, device, precision)
+    preflight.write_lists(run.path, prepared.report)
+    run.write_config(record)
+    run.beat(state="starting", step=state["step"], max_steps=max_steps)
+    steering = Steering(run)
+    in_precision = partial(autocast, device, precision)
+    evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision)
+    reporter.print(preflight.table(prepared.report), *(f"note: {note}" for note in prepared.report.notes), sep="\n")
+    reporter.print(f"{run.path}: {origin.found} on {device} in {precision}, {max_steps} steps, lr {cfg.lr:g}")
+
+    def save(step: int) -> None:
+        run.beat(state="saving", step=step)
+        state.update(step=step, runtime=run.runtime)
+        trainer = {**state, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        trainer["rng"] = torch.get_rng_state()
+        text = card.model_card(cfg, origin, step, evaluate.latest, evaluate.normalizer)
+        checkpoint.save(run.path, step, model, origin, trainer, record, text)
+        if state["best"] is not None and state["best"]["step"] == step:
+            checkpoint.point(run.path, "best", step)
+        checkpoint.prune(run.path, cfg.keep)
+        steering.save_wanted = False
+
+    # ---- The loop: occasional work first, the step last.
+    collate = partial(batches.collate, tokens=prepared.tokens, n_mels=prepared.dims.n_mels, cfg=cfg)
+    order = prepared.schedule.from_position(state["epoch"], state["batch"])
+    data = batches.read_ahead(order, lambda item: collate(item[1]), batches.default_workers(device.type))
+    step, readback, reason = state["step"], Readback(device), "finished"
+    try:
+        with reporter.bar("training", max_steps, step) as bar:
+            while True:
+                # Evaluate, now and then; the original first, so that every curve starts at step 0.
+                due = step % cfg.eval_every == 0 or step == max_steps
+                if (due and state["evaluated"] != step) or steering.evaluation_wanted:
+                    log_step(run, reporter, bar, readback.take(), evaluate)
+                    domain_wer = evaluate(model, step)
+                    steering.evaluation_wanted, state["evaluated"] = False, step
+                    if step > 0 and (state["best"] is None or domain_wer < state["best"]["wer"]):
+                        state |= {"best": {"step": step, "wer": domain_wer}, "stale": 0}
+                    elif step > 0:
+                        state["stale"] += 1
+                    steering.save_wanted = step > 0
+                if steering.save_wanted or (cfg.save_every and step % cfg.save_every == 0 and state["step"] != step):
+                    save(step)
+                if step == max_steps:
+                    break
+                if cfg.patience and state["stale"] >= cfg.patience:
+                    reason = f"stopped early: no better domain WER in {cfg.patience} evaluations"
+                    break
+                run.beat(state="training", step=step)
+                steering.wait_while_paused()
+                if steering.stop_reason is not None:
+                    raise Stop
+
+                # Draw the step's micro-batches; the loss is a sum over tokens, divided once by the tokens of them all.
+                started = time.perf_counter()
+                micro_batches: list[Batch] = []
+                for _ in range(cfg.accumulate):
+                    ((state["epoch"], state["batch"]), _), batch = next(data)
+                    micro_batches.append(batch)
+                    reporter.print(*(f"left out: {bad}" for bad in batch.bad), sep="\n") if batch.bad else None
+                waited = time.perf_counter() - started
+                step_tokens = sum(batch.targets.count for batch in micro_batches)
+                step_loss = torch.zeros((), device=device)
+                for batch in micro_batches:
+                    mel = batch.mel.to(device, non_blocking=True)  # (B, M, F)
+                    inputs = batch.targets.inputs.to(device, non_blocking=True)  # (B, T)
+                    targets = batch.targets.targets.to(device, non_blocking=True)  # (B, T)
+                    with in_precision():
+                        features = frozen_encoder(batch, mel) if frozen_encoder else encode(model, mel)  # (B, A, C)
+                        logits = model.decoder(inputs, features)  # (B, T, V)
+                    loss = sum_cross_entropy(logits, targets)
+                    scaler.scale(loss / step_tokens).backward()
+                    step_loss += loss.detach()
+                step += 1
+                lr = lr_at(step, cfg.lr, cfg.warmup_steps, max_steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                norm = clip_and_step(optimizer, scaler, parameters, cfg.grad_clip)
+
+                # Log; what the device computed is read a step later.
+                seconds = time.perf_counter() - started
+                audio_seconds = sum(batch.audio_seconds for batch in micro_batches)
+                state["tokens"] += step_tokens
+                state["audio_seconds"] += audio_seconds
+                known = {
+                    "_step": step,
+                    "train/lr": lr,
+                    "train/tokens": state["tokens"],
+                    "train/audio_seconds": round(state["audio_seconds"], 2),
+                    "perf/samples_per_second": round(sum(len(b.ids) for b in micro_batches) / seconds, 3),
+                    "perf/audio_hours_per_hour": round(audio_seconds / seconds, 2),
+                    "perf/data_wait": round(waited / seconds, 4),
+                    "data/bad": sum(len(batch.bad) for batch in micro_batches),
+                }
+                numbers = {"train/loss": step_loss / step_tokens, "train/grad_norm": norm}
+                log_step(run, reporter, bar, readback.put(numbers, known), evaluate)
+    except Stop:
+        log_step(run, reporter, None, readback.take(), evaluate)
+        reason = steering.stop_reason or "stopped"
+        if step > 0 and state["step"] != step:
+            reporter.print(f"{reason}: saving step {step}")
+            save(step)
+        run.beat(force=True, state="stopped", step=step, exit_reason=reason)
+        reporter.print(f"{reason}; continue with: python train.py --resume {run.path}")
+        return steering.exit_code
+    except BaseException as error:
+        run.beat(force=True, state="failed", exit_reason=f"{type(error).__name__}: {error}")
+        raise
+    run.beat(force=True, state="finished", step=step, exit_reason=reason)
+    reporter.print(reason)
+    evaluate.summarise(Console(), state["best"], cfg)
+    return 0
+
+
+def log_step(
+    run: RunFolder, reporter: Reporter, bar: TaskID | None, numbers: dict[str, Any] | None, evaluate: Evaluation
+) -> None:
+    """Write one step's row, say so where its gradient was not finite, and move the progress line."""
+    if numbers is None:
+        return
+    step = numbers.pop("_step")
+    numbers["train/ce"] = numbers["train/loss"]
+    run.log_metrics(step, numbers)
+    if not torch.tensor(numbers["train/grad_norm"]).isfinite():
+        reporter.print(f"step {step}: the gradient is not finite; the update was skipped")
+    if bar is not None:
+        rate = f"{numbers['perf/samples_per_second']:.1f} clips/s"
+        reporter.advance(bar, step, f"loss {numbers['train/loss']:.3f}  {evaluate.one_line()}  {rate}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Evaluations along a run: every set, the original beside the model, logged and kept utterance by utterance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from whisper import Whisper
+
+from whisper_min import runs
+from whisper_min.config import Config
+from whisper_min.data.preflight import CheckedSet, Report
+from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.runs import RunFolder
+from whisper_min.scoring import significance, wer
+from whisper_min.scoring.decode import Hypothesis
+from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.training.reporter import Reporter
+from whisper_min.training.steering import Steering
+
+NON_SPEECH_KEY = "eval/non_speech/words_per_minute"
+
+
+class Evaluation:
+    """Evaluates a model on the domain's and the general sets and remembers what the original did there."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        tokens: Tokens,
+        report: Report,
+        run: RunFolder,
+        steering: Steering,
+        reporter: Reporter,
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        language = language_code(cfg.language) or "en"
+        self.normalizer = wer.normalizer(language if cfg.task == "transcribe" else "en")[0]
+        self.domain, self.general = report.role("eval_data"), report.role("retain")
+        self.run, self.steering, self.reporter = run, steering, reporter
+        self.scorer = Scorer(tokens, language, cfg.eval_batch_size, cfg.normalize, autocast=autocast)
+        self.original = self._read_results(step=0)
+        self.latest: dict[str, dict[str, Any]] = {}
+        """Set name -> its newest summary, with `original_wer` beside `wer`."""
+        self.results: dict[str, SetResult] = {}
+
+    def _read_results(self, step: int) -> dict[str, SetResult]:
+        """Results of a step from samples.jsonl; so a resumed run does not decode the original again."""
+        rows = {
+            (row.get("set"), row.get("id")): row
+            for row in runs.read_jsonl(self.run.path / "samples.jsonl")
+            if row.get("_step") == step
+        }
+        found = {}
+        for checked in [*self.domain, *self.general]:
+            name = checked.speech.name
+            mine = [rows.get((name, example.id)) for example in checked.speech.examples]
+            known = [row for row in mine if row is not None]
+            if len(known) == len(mine):
+                written = [Hypothesis([], row["hypothesis"], "no_end" not in row["flags"]) for row in known]
+                originals = [row["original"] for row in known]
+                found[name] = self.scorer.score(checked, written, None, 0.0, original=originals)
+        return found
+
+    def __call__(self, model: Whisper, step: int) -> float:
+        """Evaluate everything; returns the mean word error rate of the domain's sets. Raises Stop when asked to."""
+        state = self.run.status["state"]
+        self.run.beat(state="evaluating", step=step)
+        sets = [*self.domain, *self.general]
+        metrics: dict[str, Any] = {}
+        done = 0
+        with self.reporter.bar("evaluating", sum(len(each.speech.examples) for each in sets)) as bar:
+
+            def tick(clips: int) -> None:
+                nonlocal done
+                done += clips
+                self.reporter.advance(bar, done)
+                self.steering.inside_evaluation()
+
+            self.scorer = replace(self.scorer, tick=tick)
+            for checked in sets:
+                result = self._evaluate_set(model, checked, step)
+                metrics |= {f"eval/{checked.speech.name}/{key}": value for key, value in result.summary().items()}
+            words = self.scorer.words_on_non_speech(model)
+        metrics[NON_SPEECH_KEY] = words["all"]
+        self.run.log_metrics(step, metrics)
+        self.run.beat(state=state)
+        domain_wer = sum(self.results[each.speech.name].words.rate for each in self.domain) / len(self.domain)
+        shown = ", ".join(f"{name} {percent(its)}" for name, its in self.latest.items())
+        self.reporter.print(f"step {step}: {shown}, non-speech {words['all']:.1f} words/min")
+        return domain_wer
+
+    def _evaluate_set(self, model: Whisper, checked: CheckedSet, step: int) -> SetResult:
+        name = checked.speech.name
+        hypotheses, loss, seconds = self.scorer.decode_set(model, checked)
+        before = self.original.get(name)
+        written = [utterance.hypothesis for utterance in before.utterances] if before else None
+        result = self.scorer.score(checked, hypotheses, loss, seconds, original=written)
+        if step == 0:
+            self.original[name] = result
+        self.results[name] = result
+        original = self.original.get(name)
+        summary = result.summary()
+        if original is not None and not result.is_drift:
+            summary["original_wer"] = original.words.rate
+        self.latest[name] = summary
+        rows = []
+        for index, utterance in enumerate(result.utterances):
+            first = original.utterances[index] if original is not None else None
+            rows.append(
+                {
+                    "_step": step,
+                    "set": name,
+                    "id": utterance.example.id,
+                    "audio_filepath": str(utterance.example.audio_filepath.resolve()),
+                    "offset": utterance.example.offset,
+                    "duration": round(utterance.seconds, 3),
+                    "reference": utterance.reference,
+                    "hypothesis": utterance.hypothesis,
+                    "original": first.hypothesis if first else None,
+                    "reference_normalized": utterance.reference_normalized,
+                    "hypothesis_normalized": utterance.hypothesis_normalized,
+                    "original_normalized": first.hypothesis_normalized if first else None,
+                    "wer": utterance.words.rate,
+                    "original_wer": first.words.rate if first else None,
+                    "substitutions": utterance.words.substitutions,
+                    "deletions": utterance.words.deletions,
+                    "insertions": utterance.words.insertions,
+                    "flags": utterance.flags,
+                }
+            )
+        self.run.append("samples.jsonl", rows)
+        return result
+
+    def one_line(self) -> str:
+        """The newest rates, for the progress line."""
+        return "  ".join(f"{name} {percent(its)}" for name, its in self.latest.items())
+
+    def summarise(self, out: Console, best: dict[str, Any] | None, cfg: Config) -> None:
+        """Print the best checkpoint beside the original, and what to type next."""
+        step = best["step"] if best else 0
+        out.print(self.table(step, self._read_results(step)))
+        domain = [self.original[each.speech.name].words.rate for each in self.domain]
+        if best is None or best["wer"] >= sum(domain) / len(domain):
+            out.print("No checkpoint is better than the original on the domain.")
+        for line in (
+            "\nNext:",
+            f"  python evaluate.py {self.run.path} {cfg.model} --data NAME=SET …",
+            f"  python -m whisper_min.export {self.run.path} --to openai {self.run.path.name}.pt",
+            f"  whisper clip.wav --model {self.run.path.name}.pt --language {cfg.language}",
+        ):
+            out.print(line, markup=False, highlight=False)
+
+    def table(self, step: int, results: dict[str, SetResult]) -> Table:
+        """Original and fine-tuned, domain and general, with paired 95 % intervals of the difference."""
+        made = Table(title=f"WER of the best checkpoint, step {step} ({self.normalizer})", title_justify="left")
+        for column in ("set", "", "utterances", "original", "fine-tuned", "difference", "95 % interval", "loops"):
+            made.add_column(column, justify="left" if column in ("set", "") else "right")
+        for kind, sets in [("domain", self.domain), ("general", self.general)]:
+            for name in (checked.speech.name for checked in sets):
+                original, result = self.original[name], results[name]
+                loops = str(sum(utterance.loop for utterance in result.utterances))
+                if result.is_drift:
+                    drift = f"{100 * result.words.rate:.1f} %"
+                    made.add_row(name, f"{kind}, drift", str(len(result.utterances)), "0.0 %", drift, "", "", loops)
+                    continue
+                rates = significance.resample([original.units([result])])
+                compared = significance.compare(*rates, original.words.rate, result.words.rate)
+                low, high = compared.delta_ci
+                made.add_row(
+                    *(name, kind, str(len(result.utterances))),
+                    *(f"{100 * original.words.rate:.1f} %", f"{100 * result.words.rate:.1f} %"),
+                    *(f"{100 * compared.delta_wer:+.1f}", f"{100 * low:+.1f} … {100 * high:+.1f}", loops),
+                )
+        return made
+
+
+def percent(summary: dict[str, Any]) -> str:
+    """A set's rate as people read it; `drift` where it has no transcripts."""
+    rate = summary.get("wer", summary.get("drift"))
+    text = "?" if rate is None or math.isnan(rate) else f"{100 * rate:.1f} %"
+    return text if "wer" in summary else f"drift {text}"

@@ -1,0 +1,94 @@
+"""What lies beside the weights: the record of how they came to be, and a model card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whisper_min.config import Config, to_record
+from whisper_min.model.weights import Origin
+
+_PACKAGES = ("torch", "openai-whisper", "torchaudio", "numpy", "soundfile", "jiwer", "safetensors")
+
+
+def run_record(cfg: Config, origin: Origin, device: torch.device, precision: str) -> dict[str, Any]:
+    """config.json: every option as used, and what the run stood on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        **to_record(cfg),
+        "weights_fingerprint": origin.fingerprint,
+        "weights_found": origin.found,
+        "environment": {
+            "versions": {package: _version(package) for package in _PACKAGES},
+            "python": platform.python_version(),
+            "git_commit": _git_commit(),
+            "device": str(device),
+            "device_name": name,
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "deterministic": "bit for bit" if device.type == "cpu" else "up to CUDA kernels that add in any order",
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of this program's checkout, `+` where it has changes; None outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
+
+
+def model_card(cfg: Config, origin: Origin, step: int, results: dict[str, dict[str, Any]], normalizer: str) -> str:
+    """README.md of a checkpoint, with a `model-index` that hubs read.
+
+    Parameters
+    ----------
+    results : dict
+        set name -> its summary, with `original_wer` beside `wer`
+    """
+    metrics = [
+        {
+            "task": {"type": "automatic-speech-recognition"},
+            "dataset": {"name": name, "type": name},
+            "metrics": [{"type": "wer", "value": round(100 * its["wer"], 2), "name": f"WER ({normalizer})"}],
+        }
+        for name, its in results.items()
+        if its.get("wer") is not None
+    ]
+    name = cfg.run or "whisper-min"
+    index = [{"name": name, "results": metrics}]
+    # JSON is YAML: nothing in a set's name can break out of it
+    head = {"base_model": cfg.model, "language": cfg.language, "tags": ["whisper"], "model-index": index}
+    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+    rows = "\n".join(
+        f"| {name} | {100 * its['original_wer']:.1f} % | {100 * its['wer']:.1f} % |"
+        for name, its in results.items()
+        if its.get("wer") is not None and its.get("original_wer") is not None
+    )
+    return (
+        f"---\n{front}\n---\n\n# {name}\n\nWhisper `{cfg.model}` fine-tuned for {step} steps with whisper-min.\n\n"
+        f"| set | original WER | this model |\n|---|---|---|\n{rows}\n\n"
+        f"WER with the normaliser {normalizer}, greedy, no timestamps, clips padded to 30 s.\n\n"
+        "`whisper.load_model` opens what `python -m whisper_min.export RUN --to openai model.pt` writes. For word "
+        "timestamps give it the alignment heads of the original, which a .pt cannot hold: "
+        f"`model.set_alignment_heads(whisper._ALIGNMENT_HEADS[{cfg.model!r}])`.\n"
+    )

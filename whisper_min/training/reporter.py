@@ -1,0 +1,66 @@
+"""What a person sees: a calm progress line in a terminal, plain lines elsewhere, and train.log with all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Seconds between plain progress lines where stderr is no terminal.
+PLAIN_LINE_SECONDS = 10.0
+
+
+class Reporter:
+    """Prints on stderr and, once there is a run folder, into train.log."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.log: Console | None = None
+        self._next_line = 0.0
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+
+    def log_to(self, path: Path) -> None:
+        """Append everything printed from now on to a file, too."""
+        self.log = Console(file=open(path, "a", encoding="utf-8", buffering=1), width=120, no_color=True)  # noqa: SIM115
+
+    def print(self, *what: RenderableType, sep: str = " ") -> None:
+        """Print on stderr and into the log."""
+        for console in filter(None, (self.console, self.log)):
+            console.print(*what, sep=sep, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, description: str, total: int, completed: int = 0) -> Iterator[TaskID]:
+        """A progress line for as long as something takes."""
+        with self.bars if not self.bars.live.is_started else _nothing():
+            task = self.bars.add_task(description, total=total, completed=completed, numbers="")
+            try:
+                yield task
+            finally:
+                self.bars.remove_task(task)
+
+    def advance(self, task: TaskID, completed: int, numbers: str = "") -> None:
+        """Move a progress line; where there is no terminal, say it in plain words every few seconds."""
+        self.bars.update(task, completed=completed, numbers=numbers)
+        if not self.console.is_terminal and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
+            bar = self.bars.tasks[self.bars.task_ids.index(task)]
+            left = f", {bar.time_remaining:.0f} s left" if bar.time_remaining else ""
+            self.print(f"{bar.description} {completed}/{bar.total:.0f}  {numbers}{left}")
+
+
+@contextmanager
+def _nothing() -> Iterator[Any]:
+    yield

@@ -1,0 +1,117 @@
+"""Everything that is checked before a training starts; all faults at once, before the model loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from rich.console import Console
+from whisper import ModelDimensions, Whisper
+from whisper.audio import N_SAMPLES, SAMPLE_RATE
+
+from whisper_min import audio, config, runs
+from whisper_min.config import Config, InputError
+from whisper_min.data import preflight, sources
+from whisper_min.data.batches import Schedule
+from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.model import weights
+from whisper_min.training import memory
+from whisper_min.training.precision import choose_device, choose_precision
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checked input of a run; the weights are not loaded yet."""
+
+    cfg: Config
+    """With `max_steps` filled in."""
+    dims: ModelDimensions
+    tokens: Tokens
+    report: preflight.Report
+    schedule: Schedule
+    device: torch.device
+    precision: str
+    load: Callable[[], tuple[Whisper, weights.Origin]]
+
+
+def prepare(cfg: Config, console: Console) -> Prepared:
+    """Check options, sets, every entry and memory; InputError with all that is wrong."""
+    faults = config.check(cfg)
+
+    @contextmanager
+    def collecting() -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            faults.extend(error.faults)
+
+    device, precision = torch.device("cpu"), "fp32"
+    with collecting():
+        device = choose_device(cfg.device)
+        precision = choose_precision(cfg.precision, device)
+    if language_code(cfg.language) is None:
+        faults.append(f"--language {cfg.language}: Whisper does not know it; give a code such as en, de or zh")
+        cfg = replace(cfg, language="en")
+    load, dims = _find_model(cfg, faults)
+    report, tokens = preflight.Report(), Tokens(dims, cfg.language, cfg.task)
+    with collecting():
+        report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
+    faults += report.shown_faults()
+    training = report.role("data")
+    longest = max((max(each.seconds) for each in training), default=0.0)
+    context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
+    faults += memory.check_memory(dims, cfg, precision, device, context)
+    if faults:
+        raise InputError(faults)
+    schedule = Schedule(
+        [example for each in training for example in each.speech.examples],
+        [label for each in training for label in each.labels],
+        [seconds for each in training for seconds in each.seconds],
+        *(cfg.audio_context, cfg.batch_size, tokens, cfg.seed),
+    )
+    max_steps = cfg.max_steps or max(1, round(cfg.epochs * schedule.steps_per_epoch(cfg.accumulate)))
+    return Prepared(replace(cfg, max_steps=max_steps), dims, tokens, report, schedule, device, precision, load)
+
+
+def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whisper, weights.Origin]], ModelDimensions]:
+    """How to load the weights, and their dimensions: known for official names, read from the file for others."""
+    dims = memory.official_dimensions(cfg.model)
+    checkpoint = runs.last_checkpoint(cfg.resume) if cfg.resume else None
+    if checkpoint is not None:
+        loaded = weights.load(str(checkpoint))
+        original = weights.Origin(cfg.model, str(checkpoint), config.base_fingerprint(cfg.resume), loaded[1].alignment_heads)
+        return lambda: (loaded[0], original), loaded[0].dims
+    if dims is not None:
+        return lambda: weights.load(cfg.model), dims
+    try:
+        loaded = weights.load(cfg.model)
+        return lambda: loaded, loaded[0].dims
+    except InputError as error:
+        faults.extend(error.faults)
+        fallback = memory.official_dimensions("tiny.en" if cfg.model.endswith(".en") else "tiny")
+        assert fallback is not None
+        return lambda: weights.load(cfg.model), fallback
+
+
+def show_check(prepared: Prepared, out: Console) -> None:
+    """What `--check` prints: the sets, what is worth knowing, and one batch token by token."""
+    cfg, report = prepared.cfg, prepared.report
+    out.print(preflight.table(report))
+    for note in report.notes:
+        out.print(f"note: {note}", markup=False, highlight=False)
+    for fault in report.skipped:
+        out.print(f"left out: {fault}", markup=False, highlight=False)
+    epoch = prepared.schedule.epoch(0)
+    windows = epoch[0]
+    targets = prepared.tokens.teacher_forcing([window.text for window in windows])
+    for row, window in enumerate(windows):
+        names = " + ".join(example.id for example in window.examples)
+        title = f"{names}: {window.context / SAMPLE_RATE:g} s context"
+        rows = targets.inputs[row].tolist(), targets.targets[row].tolist()
+        out.print(preflight.batch_table(*rows, prepared.tokens, title))
+    out.print(
+        f"{len(epoch)} batches an epoch, {cfg.max_steps} steps of {cfg.batch_size} × {cfg.accumulate}, "
+        f"on {prepared.device} in {prepared.precision}. Nothing was written."
+    )
