@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from whisper import Whisper
+from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
 
 
 def encode(model: Whisper, mel: Tensor) -> Tensor:
     """Run the encoder on a log-mel of any length up to 30 s.
 
     Whisper's own `AudioEncoder.forward` asserts 1500 positions; sinusoidal positions do not depend on the length, so a
-    shorter context takes the first of them. On 30 s it is whisper's forward to the bit.
+    shorter context takes the first of them. With gradients, on 30 s, it is whisper's forward to the bit; without, it may
+    differ in the last digits (see `linear`).
 
     Parameters
     ----------
@@ -27,9 +30,66 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)  # (B, A, C)
     x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
     for block in encoder.blocks:
-        x = block(x)
+        normed = block.attn_ln(x)
+        x = x + attend(block.attn, normed, keys(block.attn, normed), values(block.attn, normed))
+        x = x + mlp(block, block.mlp_ln(x))
     features: Tensor = encoder.ln_post(x)
     return features
+
+
+def keys(attention: MultiHeadAttention, x: Tensor) -> Tensor:
+    """Keys of (B, T, C) by head: (B, heads, T, C / heads)."""
+    return _by_head(linear(attention.key, x), attention.n_head)
+
+
+def values(attention: MultiHeadAttention, x: Tensor) -> Tensor:
+    """Values of (B, T, C) by head: (B, heads, T, C / heads)."""
+    return _by_head(linear(attention.value, x), attention.n_head)
+
+
+def _by_head(x: Tensor, n_head: int) -> Tensor:
+    return x.unflatten(2, (n_head, -1)).transpose(1, 2)
+
+
+def attend(attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """Attend from x (B, T, C) to keys and values (B, heads, S, C / heads), and project: (B, T, C)."""
+    q = _by_head(linear(attention.query, x), attention.n_head).to(k.dtype)
+    single = q.shape[2] == 1
+    if q.device.type == "cpu" and not torch.is_grad_enabled() and not causal and (single or q.dtype == torch.bfloat16):
+        # torch's flash kernel for CPUs works in blocks of queries: for one query, and in bf16, which it unpacks, plain
+        # products are 2 to 4 times as fast (tests/bench/RESULTS.md)
+        with torch.autocast("cpu", enabled=False):
+            attended = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return linear(attention.out, attended.transpose(1, 2).flatten(2).to(x.dtype))
+
+
+def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """The block's two layers with a GELU between."""
+    return linear(block.mlp[2], F.gelu(linear(block.mlp[0], x)))
+
+
+def linear(layer: Linear, x: Tensor) -> Tensor:
+    """`layer(x)`; without gradients, in fp32 on a CPU, through oneDNN.
+
+    torch takes MKL there, which on AMD processors leaves a quarter of the speed unused (tests/bench/RESULTS.md); oneDNN's
+    product is the one that torch.compile emits. Layers of other classes (adapters) run as they are.
+    """
+    by_onednn = (
+        type(layer) is Linear
+        and x.device.type == "cpu"
+        and x.dtype == layer.weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    )
+    out: Tensor
+    if by_onednn:
+        out = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    else:
+        out = layer(x)
+    return out
 
 
 def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
