@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from whisper_min import audio, config, runs
-from whisper_min.config import Config, InputError
+from whisper_min.config import InputError
 from whisper_min.data import batches, preflight
 from whisper_min.data.batches import Batch
 from whisper_min.model.forward import encode, sum_cross_entropy
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     """One run, from its weights to its last checkpoint."""
     cfg, device, precision = prepared.cfg, prepared.device, prepared.precision
-    max_steps = cfg.max_steps
-    assert max_steps is not None and cfg.run is not None
+    max_steps, name = cfg.max_steps, cfg.run
+    assert max_steps is not None and name is not None
 
     # ---- The model, and what trains of it.
     model, origin = prepared.load()
@@ -83,7 +83,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         state = {key: saved[key] for key in state}
 
     # ---- The run folder, and who may interfere.
-    run = RunFolder.create(cfg.runs_dir / cfg.run, runtime_before=state["runtime"])
+    run = RunFolder.create(cfg.runs_dir / name, runtime_before=state["runtime"])
     reporter.log_to(run.path / "train.log")
     record = card.run_record(cfg, origin, device, precision)
     preflight.write_lists(run.path, prepared.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -155,7 +156,7 @@ def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
     """Split into runs of at most `size` that differ by one at the most: 17 by 8 is 6, 6, 5 and never 8, 8, 1."""
     runs = math.ceil(len(items) / size)
     bounds = [round(index * len(items) / runs) for index in range(runs + 1)] if runs else []
-    return [list(items[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [list(items[start:stop]) for start, stop in itertools.pairwise(bounds)]
 
 
 def collate(windows: Sequence[Window], tokens: Tokens, n_mels: int, cfg: Config) -> Batch:

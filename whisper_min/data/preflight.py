@@ -106,9 +106,7 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     entries = [(example, speech.name) for _, speech in sets for example in speech.examples]
     facts = iter(list(_inspect_all([example for example, _ in entries], cfg, console, report)))
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
-    evaluated = {
-        digest: speech.name for role, speech, known in checked if role != "data" for digest in _digests(known)
-    }
+    evaluated = {digest: speech.name for role, speech, known in checked if role != "data" for digest in _digests(known)}
     for role, speech, known in checked:
         keep: list[int] = []
         faults: list[str] = []
@@ -227,9 +225,7 @@ def _inspect_all(examples: Sequence[Example], cfg: Config, console: Console, rep
     cache = {row["key"]: row for row in runs.read_jsonl(cache_path) if "key" in row}
     keys = [_cache_key(example) for example in examples]
     known: list[Facts | None] = [_from_cache(cache.get(key)) for key in keys]
-    headers = [
-        facts if facts is not None else _header(example) for example, facts in zip(examples, known, strict=True)
-    ]
+    headers = [facts if facts is not None else _header(example) for example, facts in zip(examples, known, strict=True)]
     hours = sum(facts.seconds for facts in headers) / 3600
     to_decode = [index for index, facts in enumerate(headers) if facts.error is None and not facts.decoded]
     if hours > DECODE_ALL_HOURS and len(to_decode) > DECODED_SAMPLE:

@@ -13,8 +13,8 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     """Run the encoder on a log-mel of any length up to 30 s.
 
     Whisper's own `AudioEncoder.forward` asserts 1500 positions; sinusoidal positions do not depend on the length, so a
-    shorter context takes the first of them. With gradients, on 30 s, it is whisper's forward to the bit; without, it may
-    differ in the last digits (see `linear`).
+    shorter context takes the first of them. With gradients, on 30 s, it is whisper's forward to the bit; without, it
+    may differ in the last digits (see `linear`).
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
 def linear(layer: Linear, x: Tensor) -> Tensor:
     """`layer(x)`; without gradients, in fp32 on a CPU, through oneDNN.
 
-    torch takes MKL there, which on AMD processors leaves a quarter of the speed unused (tests/bench/RESULTS.md); oneDNN's
-    product is the one that torch.compile emits. Layers of other classes (adapters) run as they are.
+    torch takes MKL there, which on AMD processors leaves a quarter of the speed unused (tests/bench/RESULTS.md);
+    oneDNN's product is the one that torch.compile emits. Layers of other classes (adapters) run as they are.
     """
     by_onednn = (
         type(layer) is Linear
@@ -84,21 +84,7 @@ def linear(layer: Linear, x: Tensor) -> Tensor:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
-    out: Tensor
     if by_onednn:
-        out = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
-    else:
-        out = layer(x)
-    return out
-
-
-def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy summed over the tokens that count; the loop divides once, by the tokens of the whole step.
-
-    Parameters
-    ----------
-    logits : Tensor, shape = (B, T, V)
-    targets : Tensor, shape = (B, T)
-        `tokens.IGNORED` where no token is predicted
-    """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+        return product
+    return layer(x)

@@ -158,7 +158,9 @@ def _load_official(name: str) -> _Loaded:
 
 def official_alignment_heads(name: str) -> list[list[int]]:
     """(layer, head) pairs of an official model, from whisper's own table."""
-    layers = {"tiny": 4, "base": 6, "small": 12, "medium": 24}.get(name.removesuffix(".en"), 4 if "turbo" in name else 32)
+    layers = {"tiny": 4, "base": 6, "small": 12, "medium": 24}.get(
+        name.removesuffix(".en"), 4 if "turbo" in name else 32
+    )
     table = np.frombuffer(gzip.decompress(base64.b85decode(whisper._ALIGNMENT_HEADS[name])), dtype=bool)
     pairs: list[list[int]] = np.argwhere(table.reshape(layers, -1)).tolist()
     return pairs
@@ -179,11 +181,11 @@ def _local_copies(name: str, tried: list[str]) -> list[Path]:
         package = importlib.util.find_spec(DEMO_PACKAGE)
         if package is not None and package.origin is not None:
             folder = Path(package.origin).parent / "model"
-            with open(folder / "model.bin", "rb") as file:
-                checksum = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-                digest = checksum.hexdigest() if checksum else hashlib.sha256(file.read()).hexdigest()
+            digest = hashlib.sha256((folder / "model.bin").read_bytes()).hexdigest()
             if digest != DEMO_PACKAGE_SHA256:
-                raise InputError(f"{folder / 'model.bin'}: is not tiny.en as published (SHA-256 {digest}); reinstall it")
+                raise InputError(
+                    f"{folder / 'model.bin'}: is not tiny.en as published (SHA-256 {digest}); reinstall it"
+                )
             found.append(folder)
     return found
 
@@ -232,9 +234,7 @@ def _load_safetensors(path: Path) -> _Loaded:
     state, metadata = read_safetensors(path)
     if any(key.startswith("model.encoder.") for key in state):
         state = from_huggingface(state)
-    dims = (
-        ModelDimensions(**json.loads(metadata["dims"])) if "dims" in metadata else dimensions(state, str(path))
-    )
+    dims = ModelDimensions(**json.loads(metadata["dims"])) if "dims" in metadata else dimensions(state, str(path))
     heads = json.loads(metadata["alignment_heads"]) if "alignment_heads" in metadata else None
     generation = path.parent / "generation_config.json"
     if heads is None and generation.is_file():

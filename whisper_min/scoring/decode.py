@@ -88,9 +88,7 @@ class CachedDecoder:
         """Read the next tokens (B, T) and return the logits that follow the last: (B, V)."""
         start, stop = self.position, self.position + tokens.shape[1]
         x = self.decoder.token_embedding(tokens) + self.decoder.positional_embedding[start:stop]  # (B, T, C)
-        for block, (audio_k, audio_v), (text_k, text_v) in zip(
-            self.decoder.blocks, self.audio, self.text, strict=True
-        ):
+        for block, (audio_k, audio_v), (text_k, text_v) in zip(self.decoder.blocks, self.audio, self.text, strict=True):
             normed = block.attn_ln(x)
             text_k[:, :, start:stop] = keys(block.attn, normed)
             text_v[:, :, start:stop] = values(block.attn, normed)

@@ -169,8 +169,8 @@ class Evaluation:
                     drift = f"{100 * result.words.rate:.1f} %"
                     made.add_row(name, f"{kind}, drift", str(len(result.utterances)), "0.0 %", drift, "", "", loops)
                     continue
-                rates = significance.resample([original.units([result])])
-                compared = significance.compare(*rates, original.words.rate, result.words.rate)
+                before, after = significance.resample([original.units([result])])
+                compared = significance.compare(before, after, original.words.rate, result.words.rate)
                 low, high = compared.delta_ci
                 made.add_row(
                     *(name, kind, str(len(result.utterances))),

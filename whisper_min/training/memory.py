@@ -50,8 +50,8 @@ def training_bytes(dims: ModelDimensions, cfg: Config, precision: str, context_s
     """Bytes that full fine-tuning needs at its peak, without the framework itself.
 
     fp32 weights, gradients and AdamW's two moments, autocast's copies of the weights, and the activations kept for the
-    backward pass: 37 bytes a position and channel in an encoder block and 6 in a decoder block under autocast, fitted to
-    counts with saved-tensor hooks on all sizes; about twice that in fp32.
+    backward pass: 37 bytes a position and channel in an encoder block and 6 in a decoder block under autocast, fitted
+    to counts with saved-tensor hooks on all sizes; about twice that in fp32.
     """
     encoder, decoder = parameters(dims)
     trained = decoder + (0 if cfg.freeze_encoder else encoder)

@@ -24,11 +24,8 @@ def default_lr(model: Whisper) -> float:
 def build_optimizer(model: Whisper, cfg: Config) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) over all that trains; weight decay on matrices only, never on biases and LayerNorm."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    assert sum(len(group["params"]) for group in groups) == len(trained), "a parameter is in no group"
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     assert cfg.lr is not None, "the learning rate was not resolved"
     # Whisper's own betas and epsilon (arXiv:2212.04356, table 17). The fused kernel takes `found_inf`, see below.
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)

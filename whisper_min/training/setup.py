@@ -81,7 +81,9 @@ def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whis
     checkpoint = runs.last_checkpoint(cfg.resume) if cfg.resume else None
     if checkpoint is not None:
         loaded = weights.load(str(checkpoint))
-        original = weights.Origin(cfg.model, str(checkpoint), config.base_fingerprint(cfg.resume), loaded[1].alignment_heads)
+        original = weights.Origin(
+            cfg.model, str(checkpoint), config.base_fingerprint(cfg.resume), loaded[1].alignment_heads
+        )
         return lambda: (loaded[0], original), loaded[0].dims
     if dims is not None:
         return lambda: weights.load(cfg.model), dims

@@ -1,0 +1,158 @@
+"""Score models side by side on the domain and on everything else: error rates with intervals, loops, invented words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from whisper_min import audio, config, runs
+from whisper_min.config import Config, InputError
+from whisper_min.data import preflight, sources
+from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.model import weights
+from whisper_min.scoring import decode, report, wer
+from whisper_min.scoring.evaluation import NON_SPEECH_SECONDS, Scorer, SetResult
+from whisper_min.training.precision import autocast, choose_device, choose_precision
+from whisper_min.training.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class Options:
+    """Score models side by side; the first that is no run, or the runs' original, is the baseline."""
+
+    systems: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Models: run folders, official names, files; whatever --model of train.py takes."""
+    data: tuple[str, ...]
+    """Sets to score, `[name=]source[:split]`, as train.py takes them; a set without text is scored as drift."""
+    json: Path | None = None
+    """Write all numbers here."""
+    hypotheses: Path | None = None
+    """Write every utterance here, a JSON line each."""
+    beam_size: int | None = None
+    """Beam search through whisper's own decoder instead of greedy."""
+    language: str = "en"
+    """Language of the speech."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What the references are."""
+    normalize: bool = False
+    """Scale every clip to a peak of 0.95, as the run was trained."""
+    batch_size: int = 16
+    """Clips decoded together."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the encoder; the decoder's arithmetic is fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    data_dir: Path = Path("~/.cache/whisper-min")
+    """Where downloaded sets and the preflight's results are kept."""
+    skip_bad: bool = False
+    """Leave out entries with faults (listed) instead of refusing."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the command line says; exit code 0, or 2 for wrong input."""
+    words = config.merge_repeated(sys.argv[1:] if argv is None else argv, ("data",))
+    options = tyro.cli(Options, args=words, prog="evaluate.py", use_underscores=True)
+    try:
+        evaluate(options, Reporter())
+    except InputError as error:
+        return config.print_faults(error)
+    except (audio.AudioError, OSError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def with_original(systems: Sequence[str]) -> list[str]:
+    """The systems, the baseline first: one that is no run, else the original that the first run started from."""
+    if not systems:
+        raise InputError("no system to score; name a run folder or a model, as in: evaluate.py runs/NAME --data …")
+    plain = [name for name in systems if not (Path(name) / "config.json").is_file() or not _is_run(Path(name))]
+    if plain:
+        return list(dict.fromkeys([plain[0], *systems]))
+    return list(dict.fromkeys([config.load(Path(systems[0])).model, *systems]))
+
+
+def _is_run(folder: Path) -> bool:
+    return runs.last_checkpoint(folder) is not None or (folder / "metrics.jsonl").exists()
+
+
+def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Score every system on every set; prints the table on stdout and returns what --json writes."""
+    language = language_code(options.language)
+    if language is None:
+        raise InputError(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+    for path in filter(None, (options.json, options.hypotheses)):
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{path}: its folder does not exist; make it first")
+    systems = with_original(options.systems)
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    cfg = replace(
+        Config(language=options.language, task=options.task, skip_bad=options.skip_bad),
+        data_dir=options.data_dir.expanduser(),
+    )
+    sets = [("evaluate", each) for each in sources.load_sets(options.data, "data", cfg.data_dir)]
+    model, _ = weights.load(systems[0])
+    checked = preflight.run(sets, cfg, Tokens(model.dims, language, options.task), reporter.console)
+    if checked.faults:
+        raise InputError(checked.shown_faults())
+    reporter.print(*checked.notes, *checked.skipped, sep="\n") if checked.notes or checked.skipped else None
+
+    normalizer = wer.normalizer(language if options.task == "transcribe" else "en")[0]
+    results: dict[str, dict[str, SetResult]] = {}
+    described: list[dict[str, Any]] = []
+    for name in systems:
+        model, origin = weights.load(name)
+        model = model.to(device).eval()
+        scorer = Scorer(
+            Tokens(model.dims, language, options.task),
+            language,
+            options.batch_size,
+            options.normalize,
+            options.beam_size,
+            autocast=partial(autocast, device, precision),
+        )
+        results[name], non_speech = report.score_system(name, model, scorer, checked, results.get(systems[0]), reporter)
+        described.append(
+            {
+                "name": name,
+                "weights_fingerprint": origin.fingerprint,
+                "sets": {set_name: result.summary() for set_name, result in results[name].items()},
+                "non_speech": {"seconds": NON_SPEECH_SECONDS, "words_per_minute": non_speech},
+            }
+        )
+    comparisons = report.add_intervals(systems, results, described)
+    written = {
+        "normalizer": normalizer,
+        "decoding": {
+            **{key: value for key, value in vars(decode.options(scorer.tokens, options.beam_size)).items()},
+            "beam_size": options.beam_size or 1,
+            "padding": "waveform, zeros, 30 s",
+        },
+        "device": str(device),
+        "precision": precision,
+        "systems": described,
+        "comparisons": comparisons,
+    }
+    if options.json:
+        runs.write_atomic(options.json, json.dumps(report.finite(written), indent=1, ensure_ascii=False) + "\n")
+    if options.hypotheses:
+        rows = [row for name in systems for result in results[name].values() for row in report.rows_of(name, result)]
+        runs.write_atomic(options.hypotheses, "".join(map(runs.to_json_line, rows)))
+    Console().print(report.table(normalizer, described, comparisons))
+    return written
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What `evaluate.py` writes: every system on every set, intervals, comparisons with the first, one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.table import Table
+from whisper import Whisper
+
+from whisper_min.data.preflight import Report
+from whisper_min.scoring import significance, wer
+from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.training.reporter import Reporter
+
+
+def score_system(
+    name: str,
+    model: Whisper,
+    scorer: Scorer,
+    report: Report,
+    baseline: dict[str, SetResult] | None,
+    reporter: Reporter,
+) -> tuple[dict[str, SetResult], float]:
+    """(set name -> result, words per minute on non-speech) of one system."""
+    found: dict[str, SetResult] = {}
+    with reporter.bar(name, sum(len(each.speech.examples) for each in report.sets)) as bar:
+        done = 0
+
+        def tick(clips: int) -> None:
+            nonlocal done
+            done += clips
+            reporter.advance(bar, done)
+
+        scorer = replace(scorer, tick=tick)
+        for checked in report.sets:
+            first = baseline[checked.speech.name] if baseline else None
+            original = [utterance.hypothesis for utterance in first.utterances] if first else None
+            found[checked.speech.name] = scorer.evaluate(model, checked, original)
+        non_speech = scorer.words_on_non_speech(model)["all"]
+    return found, non_speech
+
+
+def add_intervals(
+    systems: Sequence[str], results: dict[str, dict[str, SetResult]], described: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Add `wer_ci` to every set; returns the comparisons with the first system, paired, set by set and pooled."""
+    comparisons = []
+    names = list(results[systems[0]])
+    pooled = [name for name in names if not results[systems[0]][name].is_drift]
+    for name in names:
+        all_results = [results[system][name] for system in systems]
+        units = all_results[0].units(all_results[1:])
+        rates = significance.resample([units])
+        for index, its in enumerate(described):
+            rate = "drift" if all_results[index].is_drift else "wer"
+            its["sets"][name][f"{rate}_ci"] = list(significance.interval(rates[index]))
+            its["sets"][name]["resampled"] = units.kind
+        if not all_results[0].is_drift:
+            totals = [each.words.rate for each in all_results]
+            comparisons += compare_all(systems, name, rates, totals)
+    if len(pooled) > 1:
+        sets = [results[systems[0]][name].units([results[s][name] for s in systems[1:]]) for name in pooled]
+        totals = [wer.add_up(results[system][name].words for name in pooled).rate for system in systems]
+        comparisons += compare_all(systems, "pooled", significance.resample(sets), totals)
+    return comparisons
+
+
+def compare_all(
+    systems: Sequence[str], name: str, rates: significance.Array, totals: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Every system against the first on one set."""
+    return [
+        {
+            "baseline": systems[0],
+            "system": system,
+            "set": name,
+            **vars(significance.compare(rates[0], rates[index], totals[0], totals[index])),
+        }
+        for index, system in enumerate(systems)
+        if index > 0
+    ]
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def rows_of(system: str, result: SetResult) -> list[dict[str, Any]]:
+    """Each utterance as --hypotheses writes it."""
+    return [
+        {
+            "system": system,
+            "set": result.name,
+            "id": utterance.example.id,
+            "audio_filepath": str(utterance.example.audio_filepath),
+            "reference": utterance.reference,
+            "hypothesis": utterance.hypothesis,
+            "reference_normalized": utterance.reference_normalized,
+            "hypothesis_normalized": utterance.hypothesis_normalized,
+            "wer": utterance.words.rate,
+            "substitutions": utterance.words.substitutions,
+            "deletions": utterance.words.deletions,
+            "insertions": utterance.words.insertions,
+            "flags": utterance.flags,
+        }
+        for utterance in result.utterances
+    ]
+
+
+def table(normalizer: str, described: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> Table:
+    """All systems and sets, the baseline first."""
+    made = Table(title=f"WER in % ({normalizer}), 95 % intervals", title_justify="left")
+    for column in ("set", "system", "WER", "interval", "change", "interval of change", "raw", "CER", "S/D/I", "loops"):
+        made.add_column(column, justify="left" if column in ("set", "system") else "right", overflow="fold")
+    changes = {(its["set"], its["system"]): its for its in comparisons}
+    for set_name in described[0]["sets"]:
+        for its in described:
+            numbers = its["sets"][set_name]
+            rate = "wer" if "wer" in numbers else "drift"
+            change = changes.get((set_name, its["name"]))
+            made.add_row(
+                f"{set_name}{' (drift)' if rate == 'drift' else ''}",
+                its["name"],
+                f"{100 * numbers[rate]:.1f}",
+                "{:.1f} … {:.1f}".format(*(100 * bound for bound in numbers[f"{rate}_ci"])),
+                f"{100 * change['delta_wer']:+.1f}" if change else "",
+                "{:+.1f} … {:+.1f}".format(*(100 * bound for bound in change["delta_ci"])) if change else "",
+                f"{100 * numbers[f'raw_{rate}']:.1f}",
+                f"{100 * numbers['cer']:.1f}",
+                f"{numbers['substitutions']}/{numbers['deletions']}/{numbers['insertions']}",
+                str(numbers["loops"]),
+            )
+        made.add_section()
+    for its in comparisons:
+        if its["set"] == "pooled":
+            made.add_row(
+                *("all, pooled", its["system"], "", "", f"{100 * its['delta_wer']:+.1f}"),
+                "{:+.1f} … {:+.1f}".format(*(100 * bound for bound in its["delta_ci"])),
+            )
+    for its in described:
+        made.add_row("non-speech", its["name"], f"{its['non_speech']['words_per_minute']:.1f} words/min")
+    return made
