@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,7 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
 
 def hash_of(*parts: object) -> int:
     """A seed from anything, the same in every process."""
-    return int.from_bytes(repr(parts).encode(), "little") % 2**32
+    return zlib.crc32(repr(parts).encode())
 
 
 def needs_weights() -> None:
