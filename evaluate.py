@@ -77,25 +77,24 @@ def with_original(systems: Sequence[str]) -> list[str]:
     """The systems, the baseline first: one that is no run, else the original that the first run started from."""
     if not systems:
         raise InputError("no system to score; name a run folder or a model, as in: evaluate.py runs/NAME --data …")
-    plain = [name for name in systems if not (Path(name) / "config.json").is_file() or not _is_run(Path(name))]
+    plain = [name for name in systems if not runs.is_run(Path(name))]
     if plain:
         return list(dict.fromkeys([plain[0], *systems]))
     return list(dict.fromkeys([config.load(Path(systems[0])).model, *systems]))
 
 
-def _is_run(folder: Path) -> bool:
-    return runs.last_checkpoint(folder) is not None or (folder / "metrics.jsonl").exists()
-
-
 def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     """Score every system on every set; prints the table on stdout and returns what --json writes."""
-    language = language_code(options.language)
-    if language is None:
+    spoken = language_code(options.language)
+    if spoken is None:
         raise InputError(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+    language = "en" if options.task == "translate" else spoken
     for path in filter(None, (options.json, options.hypotheses)):
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path}: its folder does not exist; make it first")
     systems = with_original(options.systems)
+    if unknown := [name for name in systems if not weights.exists(name)]:
+        raise InputError([f"{name}: neither an official name nor a path that exists" for name in unknown])
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     cfg = replace(
@@ -104,25 +103,19 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     )
     sets = [("evaluate", each) for each in sources.load_sets(options.data, "data", cfg.data_dir)]
     model, _ = weights.load(systems[0])
-    checked = preflight.run(sets, cfg, Tokens(model.dims, language, options.task), reporter.console)
+    checked = preflight.run(sets, cfg, Tokens(model.dims, spoken, options.task), reporter.console)
     if checked.faults:
         raise InputError(checked.shown_faults())
     reporter.print(*checked.notes, *checked.skipped, sep="\n") if checked.notes or checked.skipped else None
 
-    normalizer = wer.normalizer(language if options.task == "transcribe" else "en")[0]
+    normalizer = wer.normalizer(language)[0]
     results: dict[str, dict[str, SetResult]] = {}
     described: list[dict[str, Any]] = []
     for name in systems:
         model, origin = weights.load(name)
         model = model.to(device).eval()
-        scorer = Scorer(
-            Tokens(model.dims, language, options.task),
-            language,
-            options.batch_size,
-            options.normalize,
-            options.beam_size,
-            autocast=partial(autocast, device, precision),
-        )
+        tokens, in_precision = Tokens(model.dims, spoken, options.task), partial(autocast, device, precision)
+        scorer = Scorer(tokens, language, options.batch_size, options.normalize, options.beam_size, in_precision)
         results[name], non_speech = report.score_system(name, model, scorer, checked, results.get(systems[0]), reporter)
         described.append(
             {
@@ -136,7 +129,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     written = {
         "normalizer": normalizer,
         "decoding": {
-            **{key: value for key, value in vars(decode.options(scorer.tokens, options.beam_size)).items()},
+            **vars(decode.options(tokens, options.beam_size)),
             "beam_size": options.beam_size or 1,
             "padding": "waveform, zeros, 30 s",
         },

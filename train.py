@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -45,9 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         return train(prepared, reporter)
     except InputError as error:
         return config.print_faults(error)
-    except (checkpoint.SaveError, audio.AudioError) as error:
+    except (checkpoint.SaveError, audio.AudioError, OSError) as error:
         reporter.print(f"failed: {error}")
         return 1
+    except KeyboardInterrupt:
+        reporter.print("interrupted; what the last checkpoint holds is safe")
+        return 130
 
 
 def train(prepared: setup.Prepared, reporter: Reporter) -> int:
@@ -191,7 +195,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         reporter.print(f"{reason}; continue with: python train.py --resume {run.path}")
         return steering.exit_code
     except BaseException as error:
-        run.beat(force=True, state="failed", exit_reason=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk must not hide why the run failed
+            run.beat(force=True, state="failed", exit_reason=f"{type(error).__name__}: {error}")
         raise
     run.beat(force=True, state="finished", step=step, exit_reason=reason)
     reporter.print(reason)

@@ -214,7 +214,7 @@ def resolve(cfg: Config) -> Config:
     changes: dict[str, Any] = {"data_dir": cfg.data_dir.expanduser()}
     if not cfg.data:
         changes["data"] = ("librispeech:train-clean-100",)
-    if not cfg.retain:
+    if not cfg.retain and cfg.language.lower() in ("en", "english"):  # what is shipped is English
         changes["retain"] = ("clean=demo:general",)
     if cfg.run is None:
         stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"

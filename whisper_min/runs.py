@@ -78,6 +78,13 @@ def merge_steps(rows: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return dict(sorted(steps.items()))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "config.json").is_file() and (
+        (folder / "metrics.jsonl").exists() or last_checkpoint(folder) is not None
+    )
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that `checkpoints/last` names (a link, or a text file where links are not to be had), if whole."""
     return _named_checkpoint(folder, "last")

@@ -203,6 +203,11 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
     repeated = sum(number - 1 for digest, number in Counter(each.digest for each in checked.facts).items() if digest)
     if repeated:
         yield f"{name}: {repeated} recordings are there more than once"
+    if checked.role == "retain" and speech.source == "demo" and not cfg.demo:
+        yield (
+            f"{name}: {count} clean English clips shipped with the package are few to see what is forgotten; "
+            "give general speech of your own with --retain"
+        )
     if speech.unused_columns:
         yield f"{name}: the columns {', '.join(speech.unused_columns)} are not used in training"
     if checked.role == "data":

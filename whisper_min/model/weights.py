@@ -59,6 +59,11 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def exists(name: str) -> bool:
+    """Whether a name is official or a path that is there."""
+    return name in whisper.available_models() or Path(name).expanduser().exists()
+
+
 def load(name: str) -> tuple[Whisper, Origin]:
     """Load weights onto the CPU in fp32; InputError says what was looked at and what would work.
 

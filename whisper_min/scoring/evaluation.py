@@ -106,6 +106,7 @@ class Scorer:
 
     tokens: Tokens
     language: str
+    """Of the references: it chooses the normaliser."""
     batch_size: int = 16
     normalize: bool = False
     beam_size: int | None = None

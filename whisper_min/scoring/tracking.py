@@ -39,8 +39,8 @@ class Evaluation:
         reporter: Reporter,
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        language = language_code(cfg.language) or "en"
-        self.normalizer = wer.normalizer(language if cfg.task == "transcribe" else "en")[0]
+        language = "en" if cfg.task == "translate" else language_code(cfg.language) or "en"
+        self.normalizer = wer.normalizer(language)[0]
         self.domain, self.general = report.role("eval_data"), report.role("retain")
         self.run, self.steering, self.reporter = run, steering, reporter
         self.scorer = Scorer(tokens, language, cfg.eval_batch_size, cfg.normalize, autocast=autocast)

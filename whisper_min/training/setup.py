@@ -55,6 +55,10 @@ def prepare(cfg: Config, console: Console) -> Prepared:
         faults.append(f"--language {cfg.language}: Whisper does not know it; give a code such as en, de or zh")
         cfg = replace(cfg, language="en")
     load, dims = _find_model(cfg, faults)
+    # what cannot fit with the shortest context is said before anything is downloaded
+    faults += memory.check_memory(dims, cfg, precision, device, audio.CONTEXT_SECONDS[0] * SAMPLE_RATE)
+    if faults and any(word.startswith("librispeech") for word in cfg.data):
+        raise InputError(faults)
     report, tokens = preflight.Report(), Tokens(dims, cfg.language, cfg.task)
     with collecting():
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
@@ -62,7 +66,8 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     training = report.role("data")
     longest = max((max(each.seconds) for each in training), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
-    faults += memory.check_memory(dims, cfg, precision, device, context)
+    if not faults:
+        faults += memory.check_memory(dims, cfg, precision, device, context)
     if faults:
         raise InputError(faults)
     schedule = Schedule(
@@ -115,5 +120,5 @@ def show_check(prepared: Prepared, out: Console) -> None:
         out.print(preflight.batch_table(*rows, prepared.tokens, title))
     out.print(
         f"{len(epoch)} batches an epoch, {cfg.max_steps} steps of {cfg.batch_size} × {cfg.accumulate}, "
-        f"on {prepared.device} in {prepared.precision}. Nothing was written."
+        f"on {prepared.device} in {prepared.precision}. No run was written."
     )
