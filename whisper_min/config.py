@@ -17,9 +17,9 @@ from whisper_min import runs
 # Options that take several sets; repeated flags add up.
 SET_OPTIONS = ("data", "eval_data", "retain")
 
-# Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of pre-training's,
-# https://github.com/vasistalodagala/whisper-finetune; tiny's within the range that our own runs cover.
-LEARNING_RATES = {384: 2e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
+# Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of
+# pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
+LEARNING_RATES = {384: 1e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
 
 
 class InputError(Exception):
@@ -73,7 +73,7 @@ class Config:
     max_steps: int | None = None
     """Optimizer steps."""
     lr: float | None = None
-    """Peak learning rate. Without it: by the model's size, 2e-5 (tiny) … 4.4e-6 (large)."""
+    """Peak learning rate. Without it: by the model's size, 1e-5 (tiny) … 4.4e-6 (large)."""
     warmup_steps: int | None = None
     """Steps of linear warm-up before the linear decay to zero. Without it: a tenth of all."""
     weight_decay: float = 0.0
