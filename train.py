@@ -104,7 +104,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         state.update(step=step, runtime=run.runtime)
         trainer = {**state, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         trainer["rng"] = torch.get_rng_state()
-        text = card.model_card(cfg, origin, step, evaluate.latest, evaluate.normalizer)
+        text = card.model_card(cfg, step, evaluate.latest, evaluate.latest_step, evaluate.normalizer)
         checkpoint.save(run.path, step, model, origin, trainer, record, text)
         if state["best"] is not None and state["best"]["step"] == step:
             checkpoint.point(run.path, "best", step)

@@ -7,11 +7,11 @@ and `tui.py` import anything and nobody imports them:
 0  runs.py     the run folder: metrics, samples, status, control
 0  text.py     label styles
 1  audio.py    file -> 16 kHz waveform -> log-mel
-1  data/       sources -> examples -> preflight -> tokens -> batches
-1  model/      weights in, the forward, fingerprints
-2  training/   optimizer and schedule, precision, checkpoints, memory
-3  scoring/    batched decoding, word error rate, significance, loops and non-speech
-4  export.py   weights out
+2  data/       sources -> examples -> preflight -> tokens -> batches
+2  model/      weights in, the forward, fingerprints
+3  training/   optimizer and schedule, precision, checkpoints, memory
+4  scoring/    batched decoding, word error rate, significance, loops and non-speech
+5  export.py   weights out
 
 Letters, everywhere: B batch, M mel bins, F mel frames, A audio positions, T tokens, C channels, V vocabulary.
 """

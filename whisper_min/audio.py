@@ -95,25 +95,35 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
         if the file holds no audio that can be decoded, or more than `MAX_SECONDS`
     """
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            rate = file.samplerate
-            wanted = duration if duration is not None else file.frames / rate - offset
-            if wanted > MAX_SECONDS:
-                raise AudioError(f"{wanted / 3600:.1f} h long; at most {MAX_SECONDS // 3600} h are read: split it")
-            if offset:
-                file.seek(min(round(offset * rate), file.frames))
-            samples = file.read(-1 if duration is None else round(duration * rate), dtype="float32", always_2d=True)
-            if duration is None and 0 <= file.frames < 2**62 and file.tell() < file.frames:
-                raise AudioError(
-                    f"ends after {file.tell() / rate:.2f} s of {file.frames / rate:.2f} s: the file is cut short"
-                )
+        file = soundfile.SoundFile(str(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
         samples, rate = _read_with_ffmpeg(path, offset, duration, because=error)
+    else:
+        with file:
+            samples, rate = _read_with_soundfile(file, offset, duration), file.samplerate
     waveform = samples.mean(axis=1, dtype=np.float32)
     if rate != SAMPLE_RATE:
         resampled = torchaudio().functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE)
         waveform = resampled.numpy()
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def _read_with_soundfile(file: soundfile.SoundFile, offset: float, duration: float | None) -> npt.NDArray[np.float32]:
+    """Samples (samples, channels) at the file's rate; a file that opens and cannot be decoded to its end is damaged."""
+    rate = file.samplerate
+    wanted = duration if duration is not None else file.frames / rate - offset
+    if wanted > MAX_SECONDS:
+        raise AudioError(f"{wanted / 3600:.1f} h long; at most {MAX_SECONDS // 3600} h are read: split it")
+    try:
+        if offset:
+            file.seek(min(round(offset * rate), file.frames))
+        samples = file.read(-1 if duration is None else round(duration * rate), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        # not for ffmpeg, which decodes as far as it gets and calls that a success
+        raise AudioError(f"is cut short or damaged ({error}); copy or convert the file again") from None
+    if duration is None and 0 <= file.frames < 2**62 and file.tell() < file.frames:
+        raise AudioError(f"ends after {file.tell() / rate:.2f} s of {file.frames / rate:.2f} s: the file is cut short")
+    return samples
 
 
 def _read_with_ffmpeg(

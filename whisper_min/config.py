@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 import time
@@ -123,14 +124,18 @@ DEMO = Config(
 def parse(argv: Sequence[str]) -> Config:
     """The command line as a Config; `--demo` and `--resume RUN` change what the other options default to.
 
-    Prints help or usage errors (with suggestions for unknown flags) and exits with 0 or 2 as argparse does.
+    Prints help or usage errors (with suggestions for unknown flags; a RUN that is none) and exits with 0 or 2 as
+    argparse does.
     """
     import tyro  # imported late: only the command line needs it
 
     default = DEMO if "--demo" in argv else Config()
     resume = _option_value(argv, "--resume")
     if resume is not None:
-        default = dataclasses.replace(load(Path(resume)), check=False)
+        try:
+            default = dataclasses.replace(load(Path(resume)), check=False)
+        except InputError as error:
+            sys.exit(print_faults(error))
     return tyro.cli(Config, args=merge_repeated(argv), default=default, prog="train.py", use_underscores=True)
 
 
@@ -188,6 +193,8 @@ def from_record(record: Any, where: str) -> Config:
         if field.name in record:
             value = record[field.name]
             if field.name in SET_OPTIONS:
+                if not isinstance(value, list):
+                    raise InputError(f"{where}: {field.name!r} is not a list; the file is damaged")
                 value = tuple(value)
             elif field.name in ("data_dir", "runs_dir", "resume") and value is not None:
                 value = Path(value)
@@ -232,15 +239,15 @@ def check(cfg: Config) -> list[str]:
         value = getattr(cfg, name)
         if value is not None and value < 1:
             faults.append(f"--{name} {value}: must be at least 1; leave it out for the default")
-    if not cfg.epochs > 0:
-        faults.append(f"--epochs {cfg.epochs}: must be above 0")
+    if not 0 < cfg.epochs < math.inf:
+        faults.append(f"--epochs {cfg.epochs}: must be above 0, and finite")
     if cfg.lr is not None and not 0 < cfg.lr < 1:
         faults.append(f"--lr {cfg.lr}: must lie between 0 and 1, for instance 1e-5")
     if cfg.warmup_steps is not None and cfg.warmup_steps < 0:
         faults.append(f"--warmup_steps {cfg.warmup_steps}: must be 0 or more")
     for name in ("weight_decay", "grad_clip"):
-        if not getattr(cfg, name) >= 0:
-            faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more")
+        if not 0 <= getattr(cfg, name) < math.inf:
+            faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more, and finite")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", cfg.device):
         faults.append(f"--device {cfg.device}: must be auto, cpu, cuda, cuda:N or mps")
     if cfg.model.endswith(".en") and cfg.language.lower() not in ("en", "english"):

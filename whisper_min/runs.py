@@ -35,7 +35,8 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a small text file whole: beside, flushed to disk, renamed over the old one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "w", encoding="utf-8") as file:
+        # a file name need not be UTF-8: what cannot be written as such is written as an escape
+        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -49,7 +50,9 @@ def to_json_line(record: dict[str, Any]) -> str:
     nonfinite = [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
     if nonfinite:
         record = {**record, **dict.fromkeys(nonfinite), "nonfinite": nonfinite}
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    # a lone surrogate (half an emoji, a file name that is not UTF-8) becomes the escape that JSON has for it
+    return line.encode("utf-8", "backslashreplace").decode()
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -62,7 +65,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict):
                 yield record
@@ -101,7 +104,7 @@ def _named_checkpoint(folder: Path, name: str) -> Path | None:
         return pointer.resolve()
     if pointer.is_file():
         target = pointer.parent / Path(pointer.read_text(encoding="utf-8").strip()).name
-        return target if target.is_dir() else None
+        return target if target.name.isdigit() and target.is_dir() else None
     return None
 
 

@@ -58,5 +58,6 @@ def restyle(text: str, style: str) -> str:
         raise ValueError(f"unknown label style {style!r}; known are {', '.join(STYLES)}")
     text = _PRONOUN_I.sub("I", text)
     text = _END_OF_SENTENCE.sub(lambda match: match[1] + match[2].upper(), text)
-    text = text[0].upper() + text[1:]
+    # not where the capital would be other letters: ß would become SS
+    text = (text[0].upper() if text[0].upper().lower() == text[0] else text[0]) + text[1:]
     return text if text[-1] in ".!?…" else text + "."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import random
@@ -70,8 +71,11 @@ def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechS
             faults += error.faults
     names = [each.name for each in sets]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        sources = " and ".join(each.source for each in sets if each.name == name)
-        faults.append(f"--{option}: two sets are called {name!r} ({sources}); name them, as in other={sources[-30:]}")
+        sources = [each.source for each in sets if each.name == name]
+        faults.append(
+            f"--{option}: {len(sources)} sets are called {name!r} ({' and '.join(sources)}); name them, as in "
+            f"other={sources[-1]}"
+        )
     if faults:
         raise InputError(faults)
     return sets
@@ -164,18 +168,25 @@ def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
 def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(where, row) of every entry; a row that cannot be read is its fault's message."""
     if path.suffix.lower() in (".csv", ".tsv"):
-        reader = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        try:
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    yield where, f"{where}: has not as many fields as the header ({len(reader.fieldnames or ())})"
-                else:
-                    yield where, row
-        except csv.Error as error:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        # strict: a quote that is not closed would swallow the rows that follow, in silence
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        while True:
+            where = f"{path}, line {reader.line_num + 1}"
+            try:
+                columns = len(reader.fieldnames or ())  # reads the header
+                where = f"{path}, line {reader.line_num + 1}"
+                row = next(reader, None)
+            except csv.Error as error:
+                yield where, f"{where}: {error}; close every quote, and write one inside a field twice"
+                continue
+            if row is None:
+                return
             where = f"{path}, line {reader.line_num}"
-            yield where, f"{where}: {error}"
-        return
+            if None in row or None in row.values():
+                yield where, f"{where}: has not as many fields as the header ({columns})"
+            else:
+                yield where, row
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}, line {number}"
         if not line.strip():

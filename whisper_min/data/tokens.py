@@ -19,6 +19,8 @@ from torch import Tensor
 from whisper import ModelDimensions
 from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE, Tokenizer, get_tokenizer
 
+from whisper_min.config import InputError
+
 # What the cross-entropy leaves out (torch's default ignore_index).
 IGNORED = -100
 
@@ -57,9 +59,15 @@ class Tokens:
 
     def __init__(self, dims: ModelDimensions, language: str = "en", task: str = "transcribe") -> None:
         multilingual = dims.n_vocab >= 51865  # whisper/model.py, is_multilingual and num_languages
+        languages = dims.n_vocab - 51765 - int(multilingual)
+        if multilingual and language_code(language) not in tuple(LANGUAGES)[:languages]:
+            raise InputError(
+                f"--language {language}: is not among the {languages} languages of this model; give another one, or "
+                "--model large-v3 or turbo, which know one more (Cantonese)"
+            )
         self.tokenizer: Tokenizer = get_tokenizer(
             multilingual,
-            num_languages=dims.n_vocab - 51765 - int(multilingual),
+            num_languages=languages,
             language=language_code(language) if multilingual else None,
             task=task if multilingual else None,
         )
@@ -73,7 +81,8 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         """Prefix, text with its leading space (Whisper's words begin with one), end token."""
-        return [*self.prefix, *self.tokenizer.encode(" " + text.strip()), self.end]
+        # a text that spells a special token is text all the same
+        return [*self.prefix, *self.tokenizer.encode(" " + text.strip(), disallowed_special=()), self.end]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of predicted tokens, special ones left out, as `whisper.decode` writes it."""

@@ -13,7 +13,6 @@ import json
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,11 +80,21 @@ def load(name: str) -> tuple[Whisper, Origin]:
             f"{', '.join(whisper.available_models())}"
         )
     model = build(state, dims, found)
-    if heads is not None:
-        mask = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
-        mask[tuple(torch.tensor(heads).T)] = True
+    mask = alignment_mask(heads, dims)
+    if mask is not None:
         model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
-    return model, Origin(name, found, fingerprint(model.state_dict()), heads)
+    return model, Origin(name, found, fingerprint(model.state_dict()), heads if mask is not None else None)
+
+
+def alignment_mask(heads: Any, dims: ModelDimensions) -> Tensor | None:
+    """Whisper's mask of (layer, head) pairs; None where they are not known, or a file holds those of another size."""
+    mask = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
+    try:
+        for layer, head in heads or ():
+            mask[layer, head] = True
+    except (TypeError, ValueError, IndexError):
+        return None
+    return mask if mask.any() else None
 
 
 _Loaded = tuple[dict[str, Tensor], ModelDimensions, "list[list[int]] | None", str]
@@ -223,8 +232,9 @@ def _load_openai(path: Path) -> _Loaded:
             f"{path}: refused, because loading it could run code ({str(error).splitlines()[0]}); "
             "give weights in OpenAI's layout or safetensors"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as a .pt ({str(error).splitlines()[0]}); is it whole?") from None
+    except Exception as error:  # torch's unpickler stumbles over damaged bytes in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a .pt ({reason}); is it whole?") from None
     if not (isinstance(checkpoint, dict) and {"dims", "model_state_dict"} <= checkpoint.keys()):
         raise InputError(f"{path}: not in OpenAI's layout, which has the keys 'dims' and 'model_state_dict'")
     try:
@@ -239,8 +249,11 @@ def _load_safetensors(path: Path) -> _Loaded:
     state, metadata = read_safetensors(path)
     if any(key.startswith("model.encoder.") for key in state):
         state = from_huggingface(state)
-    dims = ModelDimensions(**json.loads(metadata["dims"])) if "dims" in metadata else dimensions(state, str(path))
-    heads = json.loads(metadata["alignment_heads"]) if "alignment_heads" in metadata else None
+    try:
+        dims = ModelDimensions(**json.loads(metadata["dims"])) if "dims" in metadata else dimensions(state, str(path))
+        heads = json.loads(metadata["alignment_heads"]) if "alignment_heads" in metadata else None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: its metadata are not Whisper's ({error})") from None
     generation = path.parent / "generation_config.json"
     if heads is None and generation.is_file():
         heads = _read_json(generation).get("alignment_heads")
@@ -269,7 +282,7 @@ def _load_ctranslate2(folder: Path) -> _Loaded:
     path = folder / "model.bin"
     try:
         state = ctranslate2.to_openai(ctranslate2.read_variables(path))
-    except (OSError, ctranslate2.FormatError, KeyError, IndexError) as error:
+    except (OSError, ctranslate2.FormatError, KeyError, IndexError, ValueError) as error:
         raise InputError(f"{path}: not a CTranslate2 Whisper model that can be read: {error}") from None
     config = folder / "config.json"
     heads = _read_json(config).get("alignment_heads") if config.is_file() else None

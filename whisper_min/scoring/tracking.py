@@ -47,6 +47,7 @@ class Evaluation:
         self.original = self._read_results(step=0)
         self.latest: dict[str, dict[str, Any]] = {}
         """Set name -> its newest summary, with `original_wer` beside `wer`."""
+        self.latest_step = 0
         self.results: dict[str, SetResult] = {}
 
     def _read_results(self, step: int) -> dict[str, SetResult]:
@@ -88,6 +89,7 @@ class Evaluation:
                 metrics |= {f"eval/{checked.speech.name}/{key}": value for key, value in result.summary().items()}
             words = self.scorer.words_on_non_speech(model)
         metrics[NON_SPEECH_KEY] = words["all"]
+        self.latest_step = step
         self.run.log_metrics(step, metrics)
         self.run.beat(state=state)
         domain_wer = sum(self.results[each.speech.name].words.rate for each in self.domain) / len(self.domain)

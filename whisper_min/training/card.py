@@ -57,13 +57,15 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
 
 
-def model_card(cfg: Config, origin: Origin, step: int, results: dict[str, dict[str, Any]], normalizer: str) -> str:
+def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evaluated: int, normalizer: str) -> str:
     """README.md of a checkpoint, with a `model-index` that hubs read.
 
     Parameters
     ----------
     results : dict
         set name -> its summary, with `original_wer` beside `wer`
+    evaluated : int
+        the step that they are of
     """
     metrics = [
         {
@@ -87,7 +89,7 @@ def model_card(cfg: Config, origin: Origin, step: int, results: dict[str, dict[s
     return (
         f"---\n{front}\n---\n\n# {name}\n\nWhisper `{cfg.model}` fine-tuned for {step} steps with whisper-min.\n\n"
         f"| set | original WER | this model |\n|---|---|---|\n{rows}\n\n"
-        f"WER with the normaliser {normalizer}, greedy, no timestamps, clips padded to 30 s.\n\n"
+        f"WER at step {evaluated} with the normaliser {normalizer}, greedy, no timestamps, clips padded to 30 s.\n\n"
         "`whisper.load_model` opens what `python -m whisper_min.export RUN --to openai model.pt` writes. For word "
         "timestamps give it the alignment heads of the original, which a .pt cannot hold: "
         f"`model.set_alignment_heads(whisper._ALIGNMENT_HEADS[{cfg.model!r}])`.\n"

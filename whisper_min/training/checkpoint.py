@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +81,11 @@ def _replace_folder(beside: Path, final: Path) -> None:
         old = final.with_name(f".{final.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-        beside.rename(final)
+        try:
+            beside.rename(final)
+        except OSError:
+            old.rename(final)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         beside.rename(final)
@@ -110,7 +113,7 @@ def prune(run: Path, keep: int) -> None:
     for path in steps[:-keep]:
         if path.name not in named:
             shutil.rmtree(path)
-    for path in folder.glob(".*.partial"):
+    for path in (*folder.glob(".*.partial"), *folder.glob(".*.old")):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -119,9 +122,10 @@ def load_trainer(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / TRAINER_FILE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch's unpickler stumbles over damaged bytes in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}): the checkpoint is cut short or damaged; "
+            f"{path}: cannot be read ({reason}): the checkpoint is cut short or damaged; "
             f"point {checkpoint.parent / 'last'} at another step beside it, or start a new run from it with "
             f"--model {checkpoint}"
         ) from None
