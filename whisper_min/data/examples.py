@@ -43,6 +43,9 @@ class SpeechSet:
     skipped: list[str] = field(default_factory=list)
     """Faults of entries that were left out under --skip_bad."""
 
+    held_out: bool = False
+    """Whether it was split off --data for evaluation."""
+
     @property
     def has_text(self) -> bool:
         """A set whose every text is empty is a set without transcripts."""

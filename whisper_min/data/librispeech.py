@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from whisper_min import audio
@@ -29,23 +29,24 @@ def load(subset: str, data_dir: Path) -> list[Example]:
     folder = data_dir / "LibriSpeech" / subset
     if not folder.is_dir():
         download(subset, data_dir)
-    return read_tree(sorted(folder.rglob("*.trans.txt")))
+    return read_tree(folder)
 
 
 def download(subset: str, data_dir: Path) -> None:
     """Download, check and unpack a subset through torchaudio's dataset; the folder appears only when it is whole.
 
     torchaudio takes a folder that exists for a whole one, so an unpacking cut short would pass for the set: it works in
-    a staging folder here, which is renamed at the end. An archive that is already there is used.
+    a staging folder here, which is renamed at the end. An archive that is already there is checked and used.
     """
-    archive_bytes = ARCHIVE_BYTES[subset]
+    url, archive_bytes = f"http://www.openslr.org/resources/12/{subset}.tar.gz", ARCHIVE_BYTES[subset]
     staging = data_dir / f"LibriSpeech.{subset}.partial"
+    archive = staging / f"{subset}.tar.gz"
+    given = data_dir / archive.name
     try:
         staging.mkdir(parents=True, exist_ok=True)
-        archive = staging / f"{subset}.tar.gz"
-        given = data_dir / archive.name
-        if given.is_file() and not archive.exists():
-            given.rename(archive)
+        if given.is_file():
+            check_archive(given, url)
+            given.replace(archive)
         free = shutil.disk_usage(staging).free
         needed = archive_bytes * (1 if archive.exists() else 2)
         if free < needed:
@@ -60,20 +61,32 @@ def download(subset: str, data_dir: Path) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
         (staging / "LibriSpeech" / subset).rename(final)
         shutil.rmtree(staging)
-    except (OSError, RuntimeError, EOFError) as error:  # network, checksum, disk, damaged archive
-        if "hash" in str(error):
-            archive.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # network, checksum, disk
         raise InputError(
-            f"librispeech:{subset}: could not be had from http://www.openslr.org/resources/12/{subset}.tar.gz "
-            f"({error}); put that file into {data_dir} and run again, or give a LibriSpeech folder as --data"
+            f"librispeech:{subset}: could not be had from {url} ({error}); put that file into {data_dir} and run "
+            "again, or give a LibriSpeech folder as --data"
         ) from None
 
 
-def read_tree(transcripts: Sequence[Path]) -> list[Example]:
+def check_archive(path: Path, url: str) -> None:
+    """Refuse an archive that is not the one at `url`: unpacking a damaged one can end early without an error."""
+    expected = audio.torchaudio().datasets.librispeech._CHECKSUMS[url]
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        raise InputError(
+            f"{path}: is cut short or damaged (its SHA-256 is {digest.hexdigest()}, not {expected}); download it again "
+            f"from {url}, or remove it"
+        )
+
+
+def read_tree(folder: Path) -> list[Example]:
     """Examples from LibriSpeech's `<speaker>-<chapter>.trans.txt` files, a line `<utterance id> <TEXT>` each."""
     examples: list[Example] = []
     faults: list[str] = []
-    for path in transcripts:
+    for path in sorted(folder.rglob("*.trans.txt")):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -90,5 +103,8 @@ def read_tree(transcripts: Sequence[Path]) -> list[Example]:
     if faults:
         raise InputError(faults)
     if not examples:
-        raise InputError("no LibriSpeech transcripts (*.trans.txt) were found; the folder is not a LibriSpeech tree")
+        raise InputError(
+            f"{folder}: holds no LibriSpeech transcripts (*.trans.txt); give a LibriSpeech folder, or remove this one "
+            "to download it again"
+        )
     return examples

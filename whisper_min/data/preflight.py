@@ -117,8 +117,7 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             faults += [f"{example.where}: {fault}" for fault in wrong]
             if not wrong:
                 keep.append(index)
-        whole = role == "data" or role == "eval_data"
-        if whole and not speech.has_text:
+        if role in ("data", "eval_data") and not speech.has_text and not speech.held_out:
             faults = [f"--{role} {speech.source}: has no transcripts; only --retain takes sets without text"]
             report.faults += faults
         elif faults and cfg.skip_bad and keep:
@@ -155,7 +154,7 @@ def _entry_faults(
             f"{example.audio_filepath}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
             "segments (offset and duration in the manifest)"
         )
-    if not example.text and speech.has_text:
+    if not example.text and (speech.has_text or speech.held_out):
         yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
     if not tokens.fits(example.text):
         yield (
@@ -349,7 +348,7 @@ def batch_table(inputs: Sequence[int], targets: Sequence[int], tokens: Tokens, t
 
 def write_lists(folder: Path, report: Report) -> None:
     """List held-out entries and skipped ones in the run folder."""
-    held = [each for each in report.sets if each.speech.name == "held-out"]
+    held = [each for each in report.sets if each.speech.held_out]
     for each in held:
         rows = [{"id": example.id, "where": example.where} for example in each.speech.examples]
         runs.write_atomic(folder / "held_out.jsonl", "".join(map(runs.to_json_line, rows)))

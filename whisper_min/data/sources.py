@@ -241,9 +241,8 @@ def _seconds(row: dict[str, Any], column: str) -> float | None:
 
 def read_folder(folder: Path) -> list[Example]:
     """A LibriSpeech tree (`*.trans.txt`), or audio files with a `.txt` of the same stem beside each."""
-    transcripts = sorted(folder.rglob("*.trans.txt"))
-    if transcripts:
-        return librispeech.read_tree(transcripts)
+    if any(folder.rglob("*.trans.txt")):
+        return librispeech.read_tree(folder)
     examples: list[Example] = []
     faults: list[str] = []
     for path in sorted(folder.rglob("*")):
@@ -295,4 +294,6 @@ def hold_out(sets: Sequence[SpeechSet], seed: int) -> tuple[list[SpeechSet], Spe
     training = [
         replace(each, examples=[example for example in each.examples if example.where not in chosen]) for each in sets
     ]
-    return [each for each in training if each.examples], SpeechSet("held-out", "a tenth of --data", evaluation)
+    return [each for each in training if each.examples], SpeechSet(
+        "held-out", "a tenth of --data", evaluation, held_out=True
+    )

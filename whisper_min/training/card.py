@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from pathlib import Path
@@ -67,6 +68,8 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
     evaluated : int
         the step that they are of
     """
+    # drift is no WER, and a set whose references hold no words has none
+    results = {name: its for name, its in results.items() if math.isfinite(its.get("wer", math.nan))}
     metrics = [
         {
             "task": {"type": "automatic-speech-recognition"},
@@ -74,7 +77,6 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
             "metrics": [{"type": "wer", "value": round(100 * its["wer"], 2), "name": f"WER ({normalizer})"}],
         }
         for name, its in results.items()
-        if its.get("wer") is not None
     ]
     name = cfg.run or "whisper-min"
     index = [{"name": name, "results": metrics}]
@@ -84,7 +86,7 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
     rows = "\n".join(
         f"| {name} | {100 * its['original_wer']:.1f} % | {100 * its['wer']:.1f} % |"
         for name, its in results.items()
-        if its.get("wer") is not None and its.get("original_wer") is not None
+        if its.get("original_wer") is not None
     )
     return (
         f"---\n{front}\n---\n\n# {name}\n\nWhisper `{cfg.model}` fine-tuned for {step} steps with whisper-min.\n\n"

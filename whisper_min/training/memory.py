@@ -7,6 +7,7 @@ from dataclasses import replace
 import psutil
 import torch
 from whisper import ModelDimensions
+from whisper.audio import N_SAMPLES
 
 from whisper_min.audio import SAMPLES_PER_POSITION
 from whisper_min.config import Config
@@ -84,7 +85,8 @@ def check_memory(
         return []
 
     def fits(dims: ModelDimensions, **changes: object) -> bool:
-        return training_bytes(dims, replace(cfg, **changes), precision, context_samples) <= free  # type: ignore[arg-type]
+        # what is advised should hold for clips of any length
+        return training_bytes(dims, replace(cfg, **changes), precision, N_SAMPLES) <= free  # type: ignore[arg-type]
 
     fixes = []
     smaller = next((size for size in (4, 2, 1) if size < cfg.batch_size and fits(dims, batch_size=size)), None)
