@@ -108,10 +108,11 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
     evaluated = {digest: speech.name for role, speech, known in checked if role != "data" for digest in _digests(known)}
     for role, speech, known in checked:
+        style = text.resolve_style(cfg.label_style, [example.text for example in speech.examples])
         keep: list[int] = []
         faults: list[str] = []
         for index, (example, its) in enumerate(zip(speech.examples, known, strict=True)):
-            wrong = list(_entry_faults(example, its, role, speech, cfg, tokens))
+            wrong = list(_entry_faults(example, its, role, speech, style, cfg, tokens))
             if role == "data" and its.digest in evaluated:
                 wrong.append(f"is in the training set and in the evaluation set {evaluated[its.digest]}; remove one")
             faults += [f"{example.where}: {fault}" for fault in wrong]
@@ -126,7 +127,6 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             known = [known[index] for index in keep]
         else:
             report.faults += faults
-        style = text.resolve_style(cfg.label_style, [example.text for example in speech.examples])
         report.sets.append(CheckedSet(role, speech, known, style))
         report.notes += list(_set_notes(report.sets[-1], cfg))
     if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
@@ -139,7 +139,7 @@ def _digests(facts: Sequence[Facts]) -> set[str]:
 
 
 def _entry_faults(
-    example: Example, facts: Facts, role: str, speech: SpeechSet, cfg: Config, tokens: Tokens
+    example: Example, facts: Facts, role: str, speech: SpeechSet, style: str, cfg: Config, tokens: Tokens
 ) -> Iterator[str]:
     """What makes one entry unusable, each with its fix."""
     if facts.error is not None:
@@ -156,9 +156,10 @@ def _entry_faults(
         )
     if not example.text and (speech.has_text or speech.held_out):
         yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
-    if not tokens.fits(example.text):
+    label = text.restyle(example.text, style)
+    if not tokens.fits(label):
         yield (
-            f"{example.audio_filepath}: its text has {len(tokens.encode(example.text)) - 1} tokens, but the decoder "
+            f"{example.audio_filepath}: its text has {len(tokens.encode(label)) - 1} tokens, but the decoder "
             f"reads {tokens.text_context}; split the clip"
         )
     if example.language and language_code(example.language) not in (None, language_code(cfg.language)):

@@ -153,8 +153,8 @@ def _hypothesis(row: Sequence[int], tokens: Tokens) -> Hypothesis:
 
 
 def beam(model: Whisper, features: Tensor, tokens: Tokens, beam_size: int) -> list[Hypothesis]:
-    """Beam search through whisper's own decoder."""
-    results = model.decode(features.float(), options(tokens, beam_size))
+    """Beam search through whisper's own decoder, clip by clip: it repeats the text by beam, but not the audio."""
+    results = [model.decode(each, options(tokens, beam_size)) for each in features.float()]
     limit = tokens.text_context // 2
     return [Hypothesis(result.tokens, result.text, len(result.tokens) < limit) for result in results]
 

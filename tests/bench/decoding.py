@@ -1,0 +1,176 @@
+"""Decoding with whisper, ours and faster-whisper, on a CPU: tiny.en, real speech, greedy.
+
+    python tests/bench/decoding.py [--set accented-test] [--clips 100] [--rounds 2] [--arms NAME ...] [--write]
+
+Arms, each in a fresh process, round by round:
+
+    whisper-1, whisper-8         `whisper.decode` in fp32, one clip at a time and by eights
+    ours-fp32, ours-bf16         ours as evaluate.py runs it: sorted by length, batches of 16; with the encoder in bf16
+    faster-float32, faster-int8  faster-whisper on the CTranslate2 folder that our weights come from, one clip at a time
+
+All write without timestamps, temperature or conditioning, at most 224 tokens, with Whisper's suppression lists, from
+the same recordings in memory, padded with zeros to 30 s. Log-mel, encoder, decoder and text are timed, loading is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+import whisper
+from torch import Tensor
+
+from whisper_min import audio
+from whisper_min.config import InputError
+from whisper_min.data import sources
+from whisper_min.data.examples import Example
+from whisper_min.data.tokens import Tokens
+from whisper_min.model import weights
+from whisper_min.scoring import decode, wer
+from whisper_min.training.precision import autocast
+
+MODEL = "tiny.en"
+BATCHES = {"whisper-1": 1, "whisper-8": 8, "ours-fp32": 16, "ours-bf16": 16, "faster-float32": 1, "faster-int8": 1}
+ARMS = tuple(BATCHES)
+PACKAGES = ("torch", "openai-whisper", "faster-whisper", "ctranslate2", weights.DEMO_PACKAGE)
+Transcribe = Callable[[Tensor], list[str]]
+
+
+def examples_of(args: argparse.Namespace) -> list[Example]:
+    """The first clips of the set that Whisper's window holds."""
+    examples, _ = sources.read_manifest(common.manifest(args.set))
+    short = [each for each in examples if not decode.is_long(audio.info(each.audio_filepath).seconds)]
+    if not 0 < args.clips <= len(short):
+        raise InputError(f"--clips {args.clips}: {args.set} holds {len(short)} clips of at most 30 s")
+    return short[: args.clips]
+
+
+def by_whisper() -> Transcribe:
+    """`whisper.decode`, its log-mel taken clip by clip (over a batch it would take the loudest clip's maximum)."""
+    model, _ = weights.load(MODEL)
+    options = decode.options(Tokens(model.dims))
+
+    def transcribe(waveforms: Tensor) -> list[str]:
+        mel = torch.stack([whisper.log_mel_spectrogram(each, model.dims.n_mels) for each in waveforms])  # (B, M, F)
+        return [result.text for result in whisper.decode(model, mel, options)]
+
+    return transcribe
+
+
+def by_ours(precision: str, encoder: common.Stopwatch) -> Transcribe:
+    """What `Scorer.decode_set` does with a batch; `encoder` takes the encoder's share."""
+    model, _ = weights.load(MODEL)
+    tokens = Tokens(model.dims)
+
+    def transcribe(waveforms: Tensor) -> list[str]:
+        mel = audio.log_mel(waveforms, model.dims.n_mels)  # (B, M, F)
+        encoder.begin()
+        with torch.inference_mode(), autocast(mel.device, precision):
+            features = decode.encode_windows(model, mel)  # (B, A, C)
+        encoder.end()
+        return [written.text for written in decode.greedy(model, features, tokens)]
+
+    return transcribe
+
+
+def by_faster(compute_type: str) -> Transcribe:
+    """faster-whisper with every fallback and filter off, so that it writes what the others do."""
+    from faster_whisper import WhisperModel
+
+    package = importlib.util.find_spec(weights.DEMO_PACKAGE)
+    assert package is not None and package.origin is not None
+    folder = Path(package.origin).parent / "model"
+    model = WhisperModel(str(folder), "cpu", compute_type=compute_type, cpu_threads=common.THREADS)
+
+    def transcribe(waveforms: Tensor) -> list[str]:
+        segments, _ = model.transcribe(
+            waveforms[0].numpy(),
+            language="en",
+            beam_size=1,
+            temperature=0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            vad_filter=False,
+            no_speech_threshold=None,
+            log_prob_threshold=None,
+            compression_ratio_threshold=None,
+            max_new_tokens=224,
+        )
+        return ["".join(segment.text for segment in segments).strip()]
+
+    return transcribe
+
+
+def run_arm(args: argparse.Namespace) -> common.Result:
+    """One arm in this process."""
+    kind, variant = args.arm.split("-")
+    encoder, watch = common.Stopwatch(), common.Stopwatch()
+    waveforms = [each.read() for each in examples_of(args)]
+    padded = audio.pad(waveforms)  # (clips, samples)
+    ours, faster = partial(by_ours, variant, encoder), partial(by_faster, variant)
+    make: dict[str, Callable[[], Transcribe]] = {"whisper": by_whisper, "ours": ours, "faster": faster}
+    transcribe = make[kind]()
+    order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]) if kind == "ours" else index)
+    size = BATCHES[args.arm]
+    batches = [order[first : first + size] for first in range(0, len(order), size)]
+    transcribe(padded[batches[0]])  # to warm up
+    encoder.steps.clear()
+
+    texts = [""] * len(waveforms)
+    watch.begin()
+    for batch in batches:
+        for index, text in zip(batch, transcribe(padded[batch]), strict=True):
+            texts[index] = text
+    watch.end()
+    wall, cpu = watch.steps[0] / len(texts)
+    encoding = float(sum(taken[0] for taken in encoder.steps)) / len(texts)
+    return {"wall": wall, "cpu": cpu, "encoder": encoding, "texts": texts, "peak": common.peak_megabytes()}
+
+
+def tabulate(args: argparse.Namespace, results: dict[str, list[common.Result]]) -> common.Report:
+    """The table; ratios are taken round by round, texts from the first."""
+
+    def of(arm: str, key: str) -> list[float]:
+        return [each[key] for each in results[arm]]
+
+    examples = examples_of(args)
+    _, normalize = wer.normalizer("en")
+    references = [normalize(example.text) for example in examples]
+    peers = [arm for arm in ("whisper-1", "faster-float32") if arm in results]
+    columns = ["arm", "s/clip", "CPU s/clip", "encoder, s/clip", "share", *(f"× {peer}" for peer in peers)]
+    columns += ["WER", "texts as whisper-1", "peak MB"]
+    rows, notes = [], ["Medians of the rounds with smallest and largest; × says how many times as fast."]
+    for arm, rounds in results.items():
+        row = [arm, common.spread(of(arm, "wall"), 3), common.spread(of(arm, "cpu"), 3)]
+        share = np.median(np.divide(of(arm, "encoder"), of(arm, "wall")))
+        row += [common.spread(of(arm, "encoder"), 3), f"{share:.0%}"] if share else ["–", "–"]
+        row += [common.ratio(of(peer, "wall"), of(arm, "wall")) for peer in peers]
+        texts = rounds[0]["texts"]
+        row.append(f"{wer.add_up(wer.word_errors(references, [normalize(text) for text in texts])).rate:.2%}")
+        whispers = results["whisper-1"][0]["texts"] if "whisper-1" in results else None
+        same = sum(map(str.__eq__, texts, whispers)) if whispers else None
+        rows.append([*row, "–" if same is None else f"{same} of {len(texts)}", f"{np.median(of(arm, 'peak')):.0f}"])
+        if any(each["texts"] != texts for each in rounds):
+            notes.append(f"{arm}: not every round wrote the same texts.")
+    seconds = sum(audio.info(each.audio_filepath).seconds for each in examples)
+    return f"decoding, {MODEL}, {len(examples)} clips of {args.set} ({seconds:.0f} s)", columns, rows, notes
+
+
+def main() -> int:
+    """Run the arms, or one of them as a child process does."""
+    parser = common.options(__doc__, ARMS, default=ARMS, rounds=2)
+    parser.add_argument("--set", default="accented-test", help="the speech set")
+    parser.add_argument("--clips", type=int, default=100, help="its first clips")
+    args = parser.parse_args()
+    return common.run(args, run_arm, tabulate, args.set, PACKAGES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

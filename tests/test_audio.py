@@ -1,0 +1,284 @@
+"""Audio: equal to whisper's own log-mel, every format through one door, and damage that is said."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import whisper
+from conftest import REPOSITORY, babble
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from whisper.audio import N_SAMPLES, SAMPLE_RATE
+
+from whisper_min import audio
+
+
+def needs_ffmpeg() -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed: apt-get install ffmpeg")
+
+
+def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
+    """A sine at half of full scale, (samples,)."""
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+# ---- The log-mel.
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_log_mel_is_whispers_for_each_clip_of_a_batch(n_mels: int) -> None:
+    # levels far apart: whisper's own function on the batch would let the loud clip raise the floor of the quiet one
+    clips = [babble(2.0, seed=1), 1e-3 * babble(1.3, seed=2), np.zeros(16_000, np.float32), 5 * babble(4.9, seed=3)]
+    batch = audio.pad(clips, 5 * SAMPLE_RATE)
+    mel = audio.log_mel(batch, n_mels)
+    assert mel.shape == (4, n_mels, 500) and mel.dtype == torch.float32
+    for row, waveform in zip(mel, batch, strict=True):
+        torch.testing.assert_close(row, whisper.log_mel_spectrogram(waveform, n_mels), rtol=0, atol=1e-5)
+    assert not torch.allclose(mel, whisper.log_mel_spectrogram(batch, n_mels), atol=1e-2)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 4.5, 9.49, 19.5])
+def test_a_trimmed_context_is_the_beginning_of_the_whole_one(seconds: float) -> None:
+    waveform = babble(seconds, seed=4)
+    samples = audio.context_samples(len(waveform))
+    trimmed = audio.log_mel(audio.pad([waveform], samples), 80)
+    whole = audio.log_mel(audio.pad([waveform]), 80)
+    assert samples < N_SAMPLES and trimmed.shape[-1] == samples // 160 and whole.shape[-1] == 3000
+    torch.testing.assert_close(trimmed, whole[..., : trimmed.shape[-1]], rtol=0, atol=1e-5)
+    reference = whisper.log_mel_spectrogram(whisper.pad_or_trim(waveform), 80)
+    torch.testing.assert_close(whole[0], reference, rtol=0, atol=1e-5)
+
+
+def test_pad_is_whispers_pad_or_trim() -> None:
+    short, exact, long = babble(1.0), babble(5.0, seed=1), babble(6.0, seed=2)
+    padded = audio.pad([short, exact, long], 80_000)
+    for row, waveform in zip(padded, [short, exact, long], strict=True):
+        assert torch.equal(row, torch.from_numpy(whisper.pad_or_trim(waveform, 80_000)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "seconds"),
+    [
+        *[(0, 5), (1, 5), (72_000, 5), (72_001, 10), (152_000, 10), (152_001, 15), (232_000, 15), (232_001, 20)],
+        *[(312_000, 20), (312_001, 30), (472_000, 30), (472_001, 30), (480_000, 30), (600_000, 30)],
+    ],
+)
+def test_context_is_the_next_bucket_with_half_a_second_of_silence(samples: int, seconds: int) -> None:
+    assert audio.context_samples(samples) == seconds * SAMPLE_RATE
+
+
+@settings(deadline=None)
+@given(st.integers(0, 35 * SAMPLE_RATE))
+def test_context_never_cuts_a_clip_that_whisper_can_hear(samples: int) -> None:
+    context = audio.context_samples(samples)
+    assert context % audio.SAMPLES_PER_POSITION == 0
+    assert context >= min(samples, N_SAMPLES) and (context == N_SAMPLES or context - samples >= 8_000)
+
+
+# ---- From a file to a waveform.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("clip.wav", {}, 1e-4),
+        ("float.wav", {"subtype": "FLOAT"}, 1e-7),
+        ("clip.flac", {}, 1e-4),
+        ("clip.aiff", {}, 1e-4),
+        ("clip.ogg", {}, 0.05),
+        ("clip.opus", {"format": "OGG", "subtype": "OPUS"}, 0.05),
+        ("clip.mp3", {}, 0.05),
+    ],
+)
+def test_soundfile_reads(
+    name: str, options: dict[str, Any], tolerance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no ffmpeg
+    waveform = babble(3.3, seed=5)
+    soundfile.write(tmp_path / name, waveform, SAMPLE_RATE, **options)
+    assert audio.info(tmp_path / name) == audio.AudioInfo(3.3, SAMPLE_RATE, 1)
+    decoded = audio.read(tmp_path / name)
+    assert decoded.dtype == np.float32 and decoded.shape == waveform.shape and decoded.flags["C_CONTIGUOUS"]
+    # lossy formats change phases, not what is heard: compare as the model would hear it
+    if tolerance < 0.01:
+        np.testing.assert_allclose(decoded, waveform, atol=tolerance)
+    else:
+        heard, meant = (audio.log_mel(audio.pad([each], 80_000), 80) for each in (decoded, waveform))
+        assert (heard - meant).abs().mean() < tolerance
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (8_000, 1), (48_000, 6), (22_050, 1)])
+def test_other_rates_and_channels_become_16_khz_mono(rate: int, channels: int, tmp_path: Path) -> None:
+    # channels that cancel but for the first: the mean is a tone of half scale over the number of channels
+    signs = [1.0, *([0.5, -0.5] * 3)[: channels - 1]] if channels % 2 else [1.0, *[0.0] * (channels - 1)]
+    samples = np.outer(tone(1.5, rate), signs)
+    soundfile.write(tmp_path / "clip.wav", samples, rate, subtype="FLOAT")
+    assert audio.info(tmp_path / "clip.wav") == audio.AudioInfo(1.5, rate, channels)
+    decoded = audio.read(tmp_path / "clip.wav")
+    assert decoded.shape == (24_000,) and decoded.dtype == np.float32
+    # away from the edges, where the resampling filter has all of its input
+    np.testing.assert_allclose(decoded[800:-800], (tone(1.5, SAMPLE_RATE) / channels)[800:-800], atol=2e-3)
+
+
+def test_an_offset_and_a_duration_read_a_part(tmp_path: Path) -> None:
+    waveform = babble(3.0, seed=6)
+    soundfile.write(tmp_path / "clip.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
+    for offset, duration, part in [
+        (0.5, 1.0, slice(8_000, 24_000)),
+        (0.0, 1.0, slice(0, 16_000)),
+        (2.5, None, slice(40_000, None)),
+        (2.5, 9.0, slice(40_000, None)),
+        (3.0, None, slice(0, 0)),
+        (9.0, 1.0, slice(0, 0)),
+    ]:
+        np.testing.assert_array_equal(audio.read(tmp_path / "clip.wav", offset, duration), waveform[part])
+
+
+@pytest.mark.parametrize("name", ["clip.m4a", "clip.g722"])
+def test_ffmpeg_reads_what_soundfile_cannot(name: str, tmp_path: Path) -> None:
+    needs_ffmpeg()
+    # a hostile name: no option, no protocol, no shell
+    folder = tmp_path / "-i concat:a|b; $(touch owned)"
+    folder.mkdir()
+    waveform = babble(3.0, seed=7)
+    soundfile.write(tmp_path / "clip.wav", waveform, SAMPLE_RATE)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "clip.wav", tmp_path / name]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip(f"this ffmpeg cannot write {name}")
+    (tmp_path / name).rename(folder / name)
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.info(folder / name)
+    decoded = audio.read(folder / name)
+    assert abs(len(decoded) - len(waveform)) <= 0.1 * SAMPLE_RATE
+    heard, meant = (audio.log_mel(audio.pad([each], 80_000), 80) for each in (decoded, waveform))
+    assert (heard - meant).abs().mean() < 0.15
+    assert audio.info(folder / name) == audio.AudioInfo(len(decoded) / SAMPLE_RATE, SAMPLE_RATE, 1)
+    assert len(audio.read(folder / name, 1.0, 0.5)) == 8_000
+
+
+# ---- What is no audio.
+
+
+def write_damaged(folder: Path, kind: str) -> Path:
+    """A file that is not what it says."""
+    path = folder / {"cut": "cut.flac", "missing": "missing.wav"}.get(kind, "bad.wav")
+    if kind == "cut":
+        soundfile.write(path, babble(5.0, seed=8), SAMPLE_RATE)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind != "missing":
+        path.write_bytes({"empty": b"", "text": b"this is no audio\n" * 20, "noise": bytes(range(256)) * 9}[kind])
+    return path
+
+
+@pytest.mark.parametrize("with_ffmpeg", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("cut", "is cut short or damaged .*; copy or convert the file again"),
+        ("empty", "is empty"),
+        ("text", ""),
+        ("noise", ""),
+        ("missing", "does not exist"),
+    ],
+)
+def test_damage_is_said(
+    kind: str, told: str, with_ffmpeg: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if with_ffmpeg:
+        needs_ffmpeg()
+        told = told or "neither soundfile nor ffmpeg can decode it"
+    else:
+        monkeypatch.setenv("PATH", "")
+        told = told or "soundfile cannot decode it .*, and ffmpeg is not installed"
+    path = write_damaged(tmp_path, kind)
+    with pytest.raises(audio.AudioError, match=told):
+        audio.read(path)
+    if kind != "cut":  # its header is whole
+        with pytest.raises(audio.AudioError, match=told):
+            audio.info(path)
+
+
+def test_the_end_of_a_cut_file_that_is_not_wanted_is_no_damage(tmp_path: Path) -> None:
+    path = write_damaged(tmp_path, "cut")
+    np.testing.assert_allclose(audio.read(path, 0.5, 0.5), babble(5.0, seed=8)[8_000:16_000], atol=1e-4)
+
+
+def test_no_samples_are_no_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), SAMPLE_RATE)
+    assert audio.info(tmp_path / "none.wav").seconds == 0
+    assert audio.read(tmp_path / "none.wav").shape == (0,)
+
+
+def test_numbers_that_are_not_finite_are_handed_on(tmp_path: Path) -> None:
+    waveform = np.array([0.1, np.nan, np.inf, -0.1], np.float32)
+    soundfile.write(tmp_path / "nan.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(audio.read(tmp_path / "nan.wav"), waveform)  # the preflight refuses them
+
+
+def test_a_recording_of_days_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(10, np.int16), 8)  # 8 Hz
+    header = bytearray(path.read_bytes()[:-20])
+    length = 8 * 2 * (audio.MAX_SECONDS + 3_600)
+    header[-4:] = length.to_bytes(4, "little")
+    with open(path, "wb") as file:
+        file.write(header)
+        file.truncate(len(header) + length)
+    with pytest.raises(audio.AudioError, match=r"7\.0 h long; at most 6 h are read: split it"):
+        audio.read(path)
+    assert audio.read(path, 0.0, 10.0).shape == (160_000,)
+
+
+# ---- The rest.
+
+
+@pytest.mark.parametrize("gain", [1e-6, 0.3, 1.0, 40.0, -2.0])
+def test_scale_peak_makes_every_level_the_same(gain: float) -> None:
+    waveform = babble(1.0, seed=9)
+    scaled = audio.scale_peak(np.float32(gain) * waveform)
+    assert scaled.dtype == np.float32 and np.abs(scaled).max() == pytest.approx(audio.NORMALIZED_PEAK, rel=1e-6)
+    np.testing.assert_allclose(scaled, np.sign(gain) * audio.scale_peak(waveform), atol=1e-6)
+    np.testing.assert_allclose(audio.scale_peak(scaled), scaled, rtol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [0, 100])
+def test_scale_peak_leaves_silence(samples: int) -> None:
+    np.testing.assert_array_equal(audio.scale_peak(np.zeros(samples, np.float32)), np.zeros(samples))
+
+
+def test_non_speech_is_what_it_says() -> None:
+    clips = audio.silence_and_noise(150, seed=1)
+    assert list(clips) == ["silence", "white noise", "pink noise", "hum", "music"]
+    assert all(len(clip) == 160_000 and clip.dtype == np.float32 for kind in clips.values() for clip in kind)
+    assert {len(kind) for kind in clips.values()} == {3}, "three levels of each"
+    assert not any(clip.any() for clip in clips["silence"])
+    for kind in ("white noise", "pink noise", "hum", "music"):
+        levels = [float(np.sqrt(np.mean(clip**2))) for clip in clips[kind]]
+        assert levels == sorted(levels) and levels[0] > 0 and max(np.abs(clip).max() for clip in clips[kind]) < 1
+    # pink noise falls by 3 dB an octave: equal power in octaves; white noise doubles
+    spectrum = np.abs(np.fft.rfft(clips["pink noise"][2])) ** 2
+    low, high = spectrum[10 * 500 : 10 * 1000].sum(), spectrum[10 * 2000 : 10 * 4000].sum()
+    assert low / high == pytest.approx(1, rel=0.1)
+    repeated = audio.silence_and_noise(150, seed=1)
+    assert all(np.array_equal(one, two) for kind in clips for one, two in zip(clips[kind], repeated[kind], strict=True))
+    assert not np.array_equal(audio.silence_and_noise(150, seed=2)["white noise"][0], clips["white noise"][0])
+
+
+def test_torchaudio_comes_beside_any_torch() -> None:
+    code = (
+        "import torch; from whisper_min.audio import torchaudio\n"
+        "t = torchaudio(); assert t is torchaudio()\n"
+        "t.transforms.TimeMasking(5)(torch.ones(1, 80, 100)); t.datasets.LIBRISPEECH\n"
+        "print(tuple(t.functional.resample(torch.ones(441), 44100, 16000).shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("(160,)\n", 0), done.stderr

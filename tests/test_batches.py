@@ -1,0 +1,287 @@
+"""Batches: each example once an epoch, an order that can be resumed, and rows that do not know their neighbours."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import whisper
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from whisper import ModelDimensions
+from whisper.audio import N_SAMPLES, SAMPLE_RATE
+
+from whisper_min import audio
+from whisper_min.config import Config
+from whisper_min.data.batches import (
+    Batch,
+    Schedule,
+    Window,
+    collate,
+    default_workers,
+    read_ahead,
+    split_evenly,
+)
+from whisper_min.data.examples import Example
+from whisper_min.data.sources import read_manifest
+from whisper_min.data.tokens import Tokens
+
+TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
+CONTEXTS = ["full", "trim", "pack"]
+
+
+def schedule(
+    lengths: list[float], audio_context: str = "trim", batch_size: int = 4, seed: int = 0, words: int = 3
+) -> Schedule:
+    """The order of clips of these lengths in seconds, each with so many words."""
+    examples = [Example(f"{index}", Path(f"{index}.wav"), "", f"line {index}") for index in range(len(lengths))]
+    texts = [" ".join([f"n{index}"] * words) for index in range(len(lengths))]
+    return Schedule(examples, texts, lengths, audio_context, batch_size, TOKENS, seed)
+
+
+def ids(batches: list[list[Window]]) -> list[list[list[str]]]:
+    return [[[example.id for example in window.examples] for window in batch] for batch in batches]
+
+
+def seconds_of(order: Schedule, window: Window) -> float:
+    return sum(order.samples[int(example.id)] for example in window.examples) / SAMPLE_RATE
+
+
+LENGTHS = st.lists(st.floats(0.1, 30.0), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize("audio_context", CONTEXTS)
+@settings(deadline=None)
+@given(lengths=LENGTHS, batch_size=st.integers(1, 9), epoch=st.integers(0, 2))
+def test_each_example_is_in_an_epoch_once_and_fits_its_context(
+    audio_context: str, lengths: list[float], batch_size: int, epoch: int
+) -> None:
+    order = schedule(lengths, audio_context, batch_size)
+    batches = order.epoch(epoch)
+    windows = [window for batch in batches for window in batch]
+    seen = Counter(example.id for window in windows for example in window.examples)
+    assert seen == Counter(str(index) for index in range(len(lengths)))
+    assert all(1 <= len(batch) <= batch_size for batch in batches)
+    for batch in batches:
+        [context] = {window.context for window in batch}
+        assert context in [each * SAMPLE_RATE for each in audio.CONTEXT_SECONDS]
+        assert context == N_SAMPLES or audio_context == "trim"
+    for window in windows:
+        assert seconds_of(order, window) * SAMPLE_RATE <= window.context
+        assert TOKENS.fits(window.text)
+        assert window.texts == tuple(order.texts[int(example.id)] for example in window.examples)
+        if audio_context == "trim":
+            assert window.context == audio.context_samples(order.samples[int(window.examples[0].id)])
+
+
+def test_pack_joins_what_fits() -> None:
+    order = schedule([10.0] * 9, "pack")
+    windows = [window for batch in order.epoch(0) for window in batch]
+    assert [len(window.examples) for window in windows] == [3, 3, 3], "three clips of 10 s fill 30 s"
+    assert all(window.text == " ".join(window.texts) for window in windows)
+    assert {len(window.examples) for batch in schedule([10.1] * 6, "pack").epoch(0) for window in batch} == {2}
+    # 6 clips of a second would fit, but not the 446 tokens of text that a window has room for
+    wordy = schedule([1.0] * 6, "pack", words=100)
+    assert all(len(window.examples) < 6 and TOKENS.fits(window.text) for batch in wordy.epoch(0) for window in batch)
+
+
+def test_pack_order_follows_the_shuffle() -> None:
+    order = schedule([10.0] * 30, "pack")
+    together = [{tuple(sorted(window)) for batch in ids(order.epoch(epoch)) for window in batch} for epoch in (0, 1)]
+    assert together[0] != together[1], "other clips meet in another epoch"
+
+
+@pytest.mark.parametrize("audio_context", CONTEXTS)
+def test_the_order_is_the_seed_s_and_the_epoch_s_alone(audio_context: str) -> None:
+    lengths = [1.0 + index % 17 for index in range(60)]
+    order = schedule(lengths, audio_context)
+    first = ids(order.epoch(0))
+    order.epoch(5)
+    assert ids(order.epoch(0)) == first == ids(schedule(lengths, audio_context).epoch(0))
+    assert ids(order.epoch(1)) != first
+    assert ids(schedule(lengths, audio_context, seed=1).epoch(0)) != first
+
+
+def test_short_and_long_batches_are_mixed() -> None:
+    contexts = [batch[0].context for batch in schedule([2.0] * 40 + [28.0] * 40).epoch(0)]
+    assert contexts != sorted(contexts) and contexts != sorted(contexts, reverse=True)
+
+
+@pytest.mark.parametrize("audio_context", CONTEXTS)
+@pytest.mark.parametrize("taken", [0, 1, 7, 8, 23])
+def test_a_position_is_enough_to_go_on(audio_context: str, taken: int) -> None:
+    lengths = [1.0 + index % 17 for index in range(30)]
+    whole = list(itertools.islice(schedule(lengths, audio_context).from_position(0, 0), 40))
+    position = whole[taken - 1][0] if taken else (0, 0)
+    resumed = list(itertools.islice(schedule(lengths, audio_context).from_position(*position), 40 - taken))
+    assert [(at, ids([batch])) for at, batch in resumed] == [(at, ids([batch])) for at, batch in whole[taken:]]
+    assert {epoch for (epoch, _), _ in whole} >= {0, 1}, "the batches went into another epoch"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 100])
+def test_steps_per_epoch(accumulate: int) -> None:
+    order = schedule([2.0] * 17, batch_size=4)
+    assert len(order.epoch(0)) == 5
+    assert order.steps_per_epoch(accumulate) == {1: 5, 2: 3, 3: 2, 100: 1}[accumulate]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(1, 50))
+def test_split_evenly(count: int, size: int) -> None:
+    items = list(range(count))
+    runs = split_evenly(items, size)
+    assert list(itertools.chain(*runs)) == items
+    lengths = [len(run) for run in runs]
+    assert len(runs) == -(-count // size), "no more runs than needed"
+    assert not runs or (max(lengths) <= size and max(lengths) - min(lengths) <= 1)
+
+
+def test_17_by_8() -> None:
+    assert sorted(map(len, split_evenly(range(17), 8)), reverse=True) == [6, 6, 5]
+
+
+# ---- From windows to tensors.
+
+TEXTS = ["One.", "A second text, longer.", "Three words here."]
+
+
+@pytest.fixture
+def examples(make_set: Callable[..., Path]) -> list[Example]:
+    """Three recordings of 2, 3.5 and 1 s."""
+    return read_manifest(make_set("train", TEXTS, seconds=[2.0, 3.5, 1.0]))[0]
+
+
+def single(example: Example, seconds: int = 5) -> Window:
+    return Window((example,), (example.text,), seconds * SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_collate_is_whisper_s_log_mel_and_our_tokens(examples: list[Example], n_mels: int) -> None:
+    windows = [single(example) for example in examples]
+    batch = collate(windows, TOKENS, n_mels, Config())
+    assert batch.mel.shape == (3, n_mels, 500) and batch.mel.dtype == torch.float32
+    assert batch.windows == tuple(windows) and batch.bad == []
+    assert batch.audio_seconds == 6.5 and batch.ids == ["0.wav", "1.wav", "2.wav"]
+    expected = TOKENS.teacher_forcing(TEXTS)
+    assert torch.equal(batch.targets.inputs, expected.inputs)
+    assert torch.equal(batch.targets.targets, expected.targets)
+    for row, example in zip(batch.mel, examples, strict=True):
+        waveform = whisper.pad_or_trim(example.read(), 5 * SAMPLE_RATE)
+        torch.testing.assert_close(row, whisper.log_mel_spectrogram(waveform, n_mels), rtol=0, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(examples: list[Example]) -> None:
+    together = collate([single(example) for example in examples], TOKENS, 80, Config()).mel
+    reverse = collate([single(example) for example in reversed(examples)], TOKENS, 80, Config()).mel
+    for index, example in enumerate(examples):
+        alone = collate([single(example)], TOKENS, 80, Config()).mel[0]
+        torch.testing.assert_close(together[index], alone, rtol=0, atol=1e-6)
+        torch.testing.assert_close(reverse[2 - index], alone, rtol=0, atol=1e-6)
+
+
+def test_a_packed_window_is_its_clips_one_after_another(examples: list[Example]) -> None:
+    window = Window(tuple(examples), tuple(TEXTS), N_SAMPLES)
+    batch = collate([window], TOKENS, 80, Config())
+    joined = np.concatenate([example.read() for example in examples])
+    expected = whisper.log_mel_spectrogram(whisper.pad_or_trim(joined), 80)
+    torch.testing.assert_close(batch.mel[0], expected, rtol=0, atol=1e-5)
+    assert batch.targets.inputs.tolist() == [TOKENS.encode("One. A second text, longer. Three words here.")[:-1]]
+    assert batch.audio_seconds == 6.5 and batch.ids == ["0.wav", "1.wav", "2.wav"]
+
+
+def test_normalize_scales_every_clip(examples: list[Example]) -> None:
+    plain = collate([single(examples[0])], TOKENS, 80, Config()).mel
+    scaled = collate([single(examples[0])], TOKENS, 80, Config(normalize=True)).mel
+    # a gain of g adds log10(g²) / 4 to the log-mel, but for the samples' floor
+    gain = 0.95 / np.abs(examples[0].read()).max()
+    torch.testing.assert_close(scaled.max(), plain.max() + float(np.log10(gain)) / 2, rtol=0, atol=1e-4)
+
+
+def test_a_bad_file_is_named_and_left_out_where_that_is_allowed(examples: list[Example]) -> None:
+    examples[1].audio_filepath.write_bytes(b"")
+    windows = [single(example) for example in examples]
+    with pytest.raises(audio.AudioError, match=r"manifest\.jsonl, line 2: is empty"):
+        collate(windows, TOKENS, 80, Config())
+
+    batch = collate(windows, TOKENS, 80, Config(skip_bad=True))
+    assert batch.bad == [f"{examples[1].where}: is empty (0 bytes)"]
+    assert batch.ids == ["0.wav", "2.wav"] and batch.windows == (windows[0], windows[2])
+    rest = collate([windows[0], windows[2]], TOKENS, 80, Config())
+    assert torch.equal(batch.mel, rest.mel) and torch.equal(batch.targets.inputs, rest.targets.inputs)
+    assert (batch.audio_seconds, batch.targets.count) == (rest.audio_seconds, rest.targets.count)
+
+    packed = Window(tuple(examples[:2]), tuple(TEXTS[:2]), N_SAMPLES)
+    batch = collate([packed, replace(windows[2], context=N_SAMPLES)], TOKENS, 80, Config(skip_bad=True))
+    assert batch.bad == [f"{examples[0].where} + {examples[1].where}: is empty (0 bytes)"] and batch.ids == ["2.wav"]
+
+    for example in examples:
+        example.audio_filepath.unlink()
+    with pytest.raises(audio.AudioError, match=r"line 1: does not exist; .*line 3: does not exist"):
+        collate(windows, TOKENS, 80, Config(skip_bad=True))
+
+
+# ---- Reading ahead.
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_reading_ahead_gives_the_same_in_the_same_order(examples: list[Example], workers: int) -> None:
+    order = Schedule(examples, TEXTS, [2.0, 3.5, 1.0], "trim", 2, TOKENS, 0)
+
+    def batches(workers: int) -> list[tuple[tuple[int, int], Batch]]:
+        work: Callable[[tuple[tuple[int, int], list[Window]]], Batch]
+        work = lambda item: collate(item[1], TOKENS, 80, Config())  # noqa: E731
+        return [
+            (position, batch)
+            for (position, _), batch in itertools.islice(read_ahead(order.from_position(0, 0), work, workers), 7)
+        ]
+
+    for (one_at, one), (two_at, two) in zip(batches(0), batches(workers), strict=True):
+        assert one_at == two_at and one.ids == two.ids and one.audio_seconds == two.audio_seconds
+        assert torch.equal(one.mel, two.mel) and torch.equal(one.targets.targets, two.targets.targets)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_ends_and_hands_errors_on(workers: int) -> None:
+    def work(number: int) -> int:
+        if number == 5:
+            raise audio.AudioError("five is bad")
+        return number * number
+
+    got: list[int] = []
+    with pytest.raises(audio.AudioError, match="five is bad"):
+        for number, square in read_ahead(iter(range(9)), work, workers):  # type: ignore[arg-type, misc]
+            assert square == number * number
+            got.append(number)
+    assert got == [0, 1, 2, 3, 4]
+    assert [number for number, _ in read_ahead(iter(range(5)), work, workers)] == got  # type: ignore[arg-type]
+
+
+def test_reading_ahead_looks_a_few_batches_ahead_and_no_further() -> None:
+    drawn: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for number in itertools.count():
+            drawn.append(number)
+            yield number
+
+    before = threading.active_count()
+    ahead = read_ahead(endless(), lambda number: number, 2)  # type: ignore[arg-type, return-value]
+    assert [next(ahead)[0] for _ in range(3)] == [0, 1, 2]
+    assert len(drawn) == 3 + 2 * 2
+    ahead.close()  # type: ignore[attr-defined]
+    for thread in threading.enumerate():
+        if thread.name.startswith("batch"):
+            thread.join(timeout=10)
+    assert threading.active_count() <= before
+
+
+def test_a_cpu_keeps_its_cores_for_the_model() -> None:
+    assert default_workers("cpu") == 0
+    assert 1 <= default_workers("cuda") <= 8

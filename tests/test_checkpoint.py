@@ -1,0 +1,314 @@
+"""Checkpoints are whole or absent: whatever the disk does, the previous one can be resumed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from quick_model import same_weights, small_whisper
+from whisper import Whisper
+
+from whisper_min import runs
+from whisper_min.config import InputError
+from whisper_min.model import weights
+from whisper_min.training import checkpoint
+from whisper_min.training.checkpoint import SaveError, load_trainer, point, prune
+
+ORIGIN = weights.Origin("tiny.en", "somewhere", "0" * 64, [[0, 0]])
+TRAINER: dict[str, Any] = {"step": 1, "best": {"step": 1, "wer": 0.5}, "rng": torch.get_rng_state()}
+
+
+def save(run: Path, step: int, model: Whisper | None = None) -> Path:
+    """A checkpoint of a small model whose weights depend on the step."""
+    trainer = {**TRAINER, "step": step}
+    return checkpoint.save(
+        run, step, model or small_whisper(seed=step), ORIGIN, trainer, {"seed": step}, f"card {step}"
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file's content."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def assert_whole(run: Path, step: int) -> None:
+    """The last checkpoint is this one, and everything in it can be read."""
+    last = runs.last_checkpoint(run)
+    assert last is not None
+    assert last.name == str(step)
+    model, _ = weights.load(str(last))
+    assert same_weights(model, small_whisper(seed=step))
+    assert load_trainer(last)["step"] == step
+    assert json.loads((last / "config.json").read_text()) == {"seed": step}
+    assert (last / "README.md").read_text() == f"card {step}"
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    """Weights, heads, trainer, options and card; no other files; `last` follows."""
+    path = save(tmp_path, 1)
+    assert sorted(each.name for each in path.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "trainer.pt",
+    ]
+    assert_whole(tmp_path, 1)
+    _, origin = weights.load(str(tmp_path))
+    assert origin.alignment_heads == ORIGIN.alignment_heads
+    state = load_trainer(path)
+    assert state["best"] == TRAINER["best"]
+    assert torch.equal(state["rng"], TRAINER["rng"])
+    save(tmp_path, 2)
+    assert_whole(tmp_path, 2)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    """After a resume a step may be written a second time."""
+    save(tmp_path, 1, small_whisper(seed=9))
+    save(tmp_path, 1)
+    assert_whole(tmp_path, 1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "last"]
+
+
+# ---- The disk is full.
+
+
+def no_space(*args: object, **kwargs: object) -> None:
+    """What a full disk answers."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("writer", ["model", "trainer", "fsync"])
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    """Whichever file meets it: the error says so, the older step is untouched, nothing half is left."""
+    before = digests(save(tmp_path, 1))
+    owner, name = {"model": (checkpoint, "save_file"), "trainer": (torch, "save"), "fsync": (os, "fsync")}[writer]
+    monkeypatch.setattr(owner, name, no_space)
+    with pytest.raises(SaveError) as caught:
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    message = str(caught.value)
+    assert message.startswith("step 2 could not be saved")
+    assert str(tmp_path / "checkpoints") in message
+    assert "the disk is full" in message
+    assert "the checkpoint of step 1 is whole" in message
+    assert f"--resume {tmp_path}" in message
+    assert digests(tmp_path / "checkpoints" / "1") == before
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "last"]
+    assert_whole(tmp_path, 1)
+    save(tmp_path, 2)  # there is room again
+    assert_whole(tmp_path, 2)
+
+
+def test_a_full_disk_at_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to fall back on, and that is said."""
+    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    with pytest.raises(SaveError, match=r"the disk is full; there is no earlier checkpoint"):
+        save(tmp_path, 1)
+    assert runs.last_checkpoint(tmp_path) is None
+
+
+def test_whichever_flush_fails_one_step_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failing the first, second, … flush to disk until none is left to fail: `last` always names a whole step."""
+    save(tmp_path, 1)
+    flush = os.fsync
+    for failing in range(1, 20):
+        count = 0
+
+        def fsync(descriptor: int, failing: int = failing) -> None:
+            nonlocal count
+            count += 1
+            if count == failing:
+                no_space()
+            flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        try:
+            save(tmp_path, 2)
+        except SaveError:
+            last = runs.last_checkpoint(tmp_path)
+            assert last is not None
+            assert_whole(tmp_path, int(last.name))
+            assert not list((tmp_path / "checkpoints").glob(".2.partial"))
+        else:
+            break
+    assert failing > 5, "fewer flushes than files: something was not flushed"
+    assert_whole(tmp_path, 2)
+
+
+def test_a_step_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old folder has made way and the new one cannot take its place: the old one returns."""
+    save(tmp_path, 1)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == ".1.partial":
+            no_space()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(SaveError, match="the checkpoint of step 1 is whole"):
+        save(tmp_path, 1, small_whisper(seed=9))
+    assert_whole(tmp_path, 1)
+
+
+def test_a_file_size_limit_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    """A real refusal by the kernel in the middle of the weights: neither a half checkpoint nor a killed process."""
+    resource = pytest.importorskip("resource")
+    save(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(SaveError, match=r"step 2 could not be saved .*step 1 is whole"):
+            save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_whole(tmp_path, 1)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_process_killed_inside_a_save_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    """A half folder beside is no checkpoint, is written over, and goes at the next tidying."""
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    for name in (".2.partial", ".1.old"):
+        shutil.copytree(folder / "1", folder / name)
+        (folder / name / "trainer.pt").unlink()
+    assert_whole(tmp_path, 1)
+    save(tmp_path, 2)
+    assert_whole(tmp_path, 2)
+    shutil.copytree(folder / "1", folder / ".3.partial")
+    prune(tmp_path, keep=5)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "last"]
+
+
+# ---- Links and tidying.
+
+
+def test_best_and_last_are_links(tmp_path: Path) -> None:
+    """Relative, so that a run folder can be moved."""
+    (tmp_path / "run").mkdir()
+    save(tmp_path / "run", 1)
+    point(tmp_path / "run", "best", 1)
+    folder = tmp_path / "run" / "checkpoints"
+    assert os.readlink(folder / "best") == os.readlink(folder / "last") == "1"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    best = runs.best_checkpoint(tmp_path / "moved")
+    assert best is not None
+    assert best.name == "1"
+    assert_whole(tmp_path / "moved", 1)
+
+
+def test_without_links_a_text_file_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems such as FAT know none; a link from before gives way to the file."""
+    save(tmp_path, 1)
+
+    def no_links(self: Path, target: str) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    save(tmp_path, 2)
+    assert not (tmp_path / "checkpoints" / "last").is_symlink()
+    assert (tmp_path / "checkpoints" / "last").read_text() == "2\n"
+    assert_whole(tmp_path, 2)
+    prune(tmp_path, keep=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "last"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"),
+    [(1, None, {4}), (1, 2, {2, 4}), (2, 2, {2, 3, 4}), (2, 4, {3, 4}), (9, 1, {1, 2, 3, 4})],
+)
+def test_prune_keeps_the_newest_and_the_best(tmp_path: Path, keep: int, best: int | None, left: set[int]) -> None:
+    """Steps by number, not by name: 10 is newer than 9."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    steps = {1: 1, 2: 9, 3: 10, 4: 100}
+    for step in steps.values():
+        (folder / str(step)).mkdir()
+    point(tmp_path, "last", 100)
+    if best is not None:
+        point(tmp_path, "best", steps[best])
+    prune(tmp_path, keep)
+    assert {int(path.name) for path in folder.iterdir() if path.name.isdigit()} == {steps[each] for each in left}
+
+
+def test_prune_never_takes_the_last(tmp_path: Path) -> None:
+    """Resumed from an older step, `last` is not the highest number for a while."""
+    folder = tmp_path / "checkpoints"
+    for step in (3, 5):
+        (folder / str(step)).mkdir(parents=True)
+    point(tmp_path, "last", 3)
+    prune(tmp_path, keep=1)
+    assert (folder / "3").is_dir()
+
+
+# ---- Damaged files.
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95, 0.9999])
+def test_a_trainer_file_cut_short_says_what_to_do(tmp_path: Path, share: float) -> None:
+    """The file, and two ways on."""
+    path = save(tmp_path, 1) / "trainer.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError) as caught:
+        load_trainer(path.parent)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "cut short or damaged" in message
+    assert f"--model {path.parent}" in message
+    model, _ = weights.load(str(path.parent))  # the second way works
+    assert same_weights(model, small_whisper(seed=1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
+def test_weights_cut_short_are_refused_by_name(tmp_path: Path, share: float) -> None:
+    """Never a model of half weights."""
+    path = save(tmp_path, 1) / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read .*cut short"):
+        weights.load(str(tmp_path))
+
+
+def test_a_checkpoint_without_a_file_says_which(tmp_path: Path) -> None:
+    """Somebody tidied up by hand."""
+    path = save(tmp_path, 1)
+    (path / "trainer.pt").unlink()
+    with pytest.raises(InputError, match=r"trainer\.pt: cannot be read .*No such file"):
+        load_trainer(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
+        weights.load(str(tmp_path))
+
+
+class Attack:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_trainer_file_cannot_run_code(tmp_path: Path) -> None:
+    """A checkpoint from a stranger is refused before it does anything."""
+    torch.save({"step": Attack(tmp_path / "attacked")}, tmp_path / "trainer.pt")
+    with pytest.raises(InputError, match=r"trainer\.pt: cannot be read"):
+        load_trainer(tmp_path)
+    assert not (tmp_path / "attacked").exists()
+    torch.save([1, 2], tmp_path / "trainer.pt")
+    with pytest.raises(InputError, match=r"trainer\.pt: holds no trainer state"):
+        load_trainer(tmp_path)

@@ -1,0 +1,219 @@
+"""The forward pass is whisper's own; what it adds are shorter contexts and a sum."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import random_whisper
+from torch import Tensor
+from whisper import Whisper
+from whisper.model import Linear
+
+from whisper_min.data.tokens import IGNORED, Tokens
+from whisper_min.model.forward import encode, linear, sum_cross_entropy
+
+TEXTS = ["A short text.", "And one that is a good deal longer than the other, so that the short one is padded."]
+
+
+def random_mel(model: Whisper, frames: int = 3000, batch: int = 2, seed: int = 0) -> Tensor:
+    """A log-mel with the range of real ones: (B, M, F)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, model.dims.n_mels, frames, generator=generator) * 2 - 1
+
+
+@pytest.fixture(params=[(False, 80), (True, 128)], ids=["english", "multilingual-128"])
+def model(request: pytest.FixtureRequest) -> Whisper:
+    """Two layers, both mel layouts."""
+    multilingual, n_mels = request.param
+    return random_whisper(multilingual, n_mels, layers=2)
+
+
+def test_encode_with_gradients_is_whispers_encoder_to_the_bit(model: Whisper) -> None:
+    """30 s windows as training sees them."""
+    mel = random_mel(model)
+    assert torch.equal(encode(model, mel), model.encoder(mel))
+
+
+def test_encode_without_gradients_is_whispers_encoder(model: Whisper) -> None:
+    """Evaluation takes other kernels: the last digits may differ, no more."""
+    mel = random_mel(model)
+    with torch.no_grad():
+        torch.testing.assert_close(encode(model, mel), model.encoder(mel), atol=1e-5, rtol=1e-5)
+
+
+def test_encode_under_bf16_is_whispers_encoder_within_bf16(model: Whisper) -> None:
+    """The plain attention that bf16 takes on a CPU computes the same as whisper's."""
+    mel = random_mel(model, batch=1)
+    with torch.no_grad():
+        exact = model.encoder(mel)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours, theirs = encode(model, mel), model.encoder(mel)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    our_error, their_error = ((each.float() - exact).pow(2).mean().sqrt() for each in (ours, theirs))
+    assert our_error < 0.05
+    assert our_error < 1.5 * their_error
+
+
+@pytest.mark.parametrize("seconds", [5, 10, 20])
+def test_a_shorter_context_is_slicing_by_hand(tiny_whisper: Whisper, seconds: int) -> None:
+    """Whisper's own forward with its positions cut to the length gives the same bits."""
+    mel = random_mel(tiny_whisper, frames=100 * seconds)
+    ours = encode(tiny_whisper, mel)
+    assert ours.shape == (2, 50 * seconds, tiny_whisper.dims.n_audio_state)
+    encoder = tiny_whisper.encoder
+    encoder.positional_embedding = encoder.positional_embedding[: 50 * seconds]
+    assert torch.equal(ours, encoder(mel))
+
+
+def test_encoding_a_batch_is_encoding_its_rows(tiny_whisper: Whisper) -> None:
+    """No row sees another."""
+    mel = random_mel(tiny_whisper, frames=500, batch=3)
+    with torch.no_grad():
+        rows = torch.cat([encode(tiny_whisper, row[None]) for row in mel])
+        torch.testing.assert_close(encode(tiny_whisper, mel), rows, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_whispers_own_forward(tiny_whisper: Whisper) -> None:
+    """Encoder and decoder: every gradient equals the one through `model(mel, tokens)`, and none is zero."""
+    tokens = Tokens(tiny_whisper.dims).teacher_forcing(TEXTS)
+    mel = random_mel(tiny_whisper)
+    gradients = []
+    for logits in (
+        tiny_whisper.decoder(tokens.inputs, encode(tiny_whisper, mel)),
+        tiny_whisper(mel, tokens.inputs),
+    ):
+        sum_cross_entropy(logits, tokens.targets).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in tiny_whisper.named_parameters()})
+        tiny_whisper.zero_grad()
+    for name, ours in gradients[0].items():
+        theirs = gradients[1][name]
+        assert ours.norm() > 0, name
+        # not to the bit: autograd adds up the gradients of query, key and value in another order
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm(), name
+
+
+# ---- linear.
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 64), (3, 250, 64), (7, 64)])
+def test_linear_through_onednn_is_the_layer(bias: bool, shape: tuple[int, ...]) -> None:
+    """The fast product of evaluation, on every shape that comes up."""
+    torch.manual_seed(0)
+    layer, x = Linear(64, 48, bias=bias), torch.randn(*shape)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(layer, x), layer(x), atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(layer, x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_linear_with_gradients_is_the_layer_to_the_bit() -> None:
+    """Training never takes another kernel."""
+    torch.manual_seed(0)
+    layer, x = Linear(64, 48), torch.randn(3, 5, 64)
+    ours = linear(layer, x)
+    assert ours.requires_grad
+    assert torch.equal(ours, layer(x))
+
+
+def test_layers_of_other_classes_run_as_they_are() -> None:
+    """An adapter that extends whisper's Linear keeps its own forward, with and without gradients."""
+
+    class Adapter(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1000
+
+    layer, x = Adapter(4, 4), torch.randn(2, 4)
+    assert linear(layer, x).min() > 900
+    with torch.no_grad():
+        assert linear(layer, x).min() > 900
+
+
+# ---- The loss.
+
+
+@pytest.mark.parametrize("vocabulary", [2, 100, 51864])
+def test_uniform_logits_cost_log_v_a_token(vocabulary: int) -> None:
+    """n tokens of a model that knows nothing: n · log V, whatever the constant; masked ones cost nothing."""
+    targets = torch.tensor([[IGNORED, 0, 1], [IGNORED, 1, IGNORED]])
+    for constant in (0.0, -7.5):
+        loss = sum_cross_entropy(torch.full((2, 3, vocabulary), constant), targets)
+        assert loss.item() == pytest.approx(3 * math.log(vocabulary), rel=1e-6)
+
+
+def test_certain_and_right_costs_nothing() -> None:
+    """A logit that stands out by 100 is certainty."""
+    logits = torch.zeros(1, 2, 5)
+    logits[0, 0, 3] = logits[0, 1, 4] = 100.0
+    assert sum_cross_entropy(logits, torch.tensor([[3, 4]])).item() == pytest.approx(0.0, abs=1e-6)
+    assert sum_cross_entropy(logits, torch.tensor([[3, 3]])).item() == pytest.approx(100.0, rel=1e-6)
+
+
+def test_logits_of_masked_tokens_do_not_matter() -> None:
+    """Neither to the sum nor to the gradient."""
+    torch.manual_seed(0)
+    targets = torch.tensor([[IGNORED, 3, 1, IGNORED]])
+    logits = torch.randn(1, 4, 10, requires_grad=True)
+    other = logits.detach().clone()
+    other[0, [0, 3]] = torch.randn(2, 10) * 50
+    loss = sum_cross_entropy(logits, targets)
+    assert loss.item() == sum_cross_entropy(other, targets).item()
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[0, [0, 3]].abs().max() == 0
+    expected = logits.detach()[0, [1, 2]].softmax(-1) - torch.nn.functional.one_hot(targets[0, [1, 2]], 10)
+    torch.testing.assert_close(logits.grad[0, [1, 2]], expected)
+
+
+def test_a_split_batch_sums_to_the_whole(tiny_whisper: Whisper) -> None:
+    """The identity that accumulation rests on: Σ over parts is Σ over all, for losses and for gradients."""
+    tokens = Tokens(tiny_whisper.dims).teacher_forcing(TEXTS * 2)
+    mel = random_mel(tiny_whisper, frames=500, batch=4)
+
+    def gradient(parts: list[slice]) -> tuple[float, Tensor]:
+        tiny_whisper.zero_grad()
+        losses = []
+        for part in parts:
+            logits = tiny_whisper.decoder(tokens.inputs[part], encode(tiny_whisper, mel[part]))
+            loss = sum_cross_entropy(logits, tokens.targets[part])
+            loss.backward()
+            losses.append(loss.item())
+        grads = [parameter.grad.flatten() for parameter in tiny_whisper.parameters() if parameter.grad is not None]
+        return sum(losses), torch.cat(grads)
+
+    whole, whole_gradient = gradient([slice(0, 4)])
+    split, split_gradient = gradient([slice(0, 1), slice(1, 4)])
+    assert split == pytest.approx(whole, rel=1e-6)
+    assert (split_gradient - whole_gradient).norm() < 1e-5 * whole_gradient.norm()
+
+
+def test_padding_text_changes_no_loss(tiny_whisper: Whisper) -> None:
+    """A short text costs the same beside a long one as alone: padding comes after all that is predicted."""
+    tokens = Tokens(tiny_whisper.dims)
+    features = encode(tiny_whisper, random_mel(tiny_whisper, frames=500))
+    alone, together = tokens.teacher_forcing(TEXTS[:1]), tokens.teacher_forcing(TEXTS)
+    assert alone.inputs.shape[1] < together.inputs.shape[1]
+    with torch.no_grad():
+        by_itself = sum_cross_entropy(tiny_whisper.decoder(alone.inputs, features[:1]), alone.targets)
+        padded = sum_cross_entropy(tiny_whisper.decoder(together.inputs, features)[:1], together.targets[:1])
+    assert padded.item() == pytest.approx(by_itself.item(), rel=1e-6)
+
+
+def test_half_precision_logits_are_summed_in_fp32() -> None:
+    """A sum of thousands of bf16 losses would lose digits."""
+    torch.manual_seed(0)
+    logits, targets = torch.randn(1, 3000, 10).bfloat16(), torch.randint(10, (1, 3000))
+    loss = sum_cross_entropy(logits, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(sum_cross_entropy(logits.double().float(), targets).item(), rel=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_encode_on_cuda_is_whispers_encoder(tiny_whisper: Whisper) -> None:
+    """The same module on a GPU, without the CPU's kernels."""
+    model, mel = tiny_whisper.cuda(), random_mel(tiny_whisper).cuda()
+    with torch.no_grad():
+        assert torch.equal(encode(model, mel), model.encoder(mel))

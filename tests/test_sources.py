@@ -1,0 +1,372 @@
+"""Sources: what a set's word means, manifests with every fault at once, folders, and the held-out tenth."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import babble
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whisper_min.config import Config, InputError
+from whisper_min.data import sources
+from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.sources import Spec, parse_spec, read_folder, read_manifest
+
+WINDOWS_LINE = st.sampled_from(["\n", "\r\n"])
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def faults_of(read: Callable[[], object]) -> list[str]:
+    """The faults that reading raises."""
+    with pytest.raises(InputError) as refused:
+        read()
+    return refused.value.faults
+
+
+# ---- Words of the command line.
+
+
+@pytest.mark.parametrize(
+    ("word", "spec"),
+    [
+        ("my/train.jsonl", ("train", "my/train.jsonl", None)),
+        ("my/manifest.jsonl", ("my", "my/manifest.jsonl", None)),
+        ("ward=my/dev.csv", ("ward", "my/dev.csv", None)),
+        ("folder/of.clips/", ("of", "folder/of.clips/", None)),
+        ("a folder", ("a-folder", "a folder", None)),
+        ("demo", ("demo", "demo", None)),
+        ("demo:dev", ("dev", "demo", "dev")),
+        ("throat=demo:dev", ("throat", "demo", "dev")),
+        ("librispeech:test-other", ("test-other", "librispeech", "test-other")),
+        ("odd/name=x.jsonl", ("name-x", "odd/name=x.jsonl", None)),
+        ("=x.jsonl", ("x", "x.jsonl", None)),
+    ],
+)
+def test_a_word_has_name_source_and_split(word: str, spec: tuple[str, str, str | None]) -> None:
+    assert parse_spec(word, "data") == Spec(*spec, "data")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("nowhere.jsonl", "nowhere.jsonl: does not exist; give the manifest's path"),
+        ("nowhere", "--data nowhere: does not exist; give a manifest (.jsonl, .csv, .tsv), a folder of audio"),
+        ("clip.wav", "--data clip.wav: not a manifest (.jsonl, .csv, .tsv) and not a folder; give one of these"),
+        ("folder.jsonl", "folder.jsonl: is a folder; give the manifest inside it"),
+        ("empty.jsonl", "--data empty.jsonl: holds no entries"),
+        ("empty.csv", "--data empty.csv: holds no entries"),
+        ("latin.jsonl", "latin.jsonl: is not UTF-8 text (byte 13); save it as UTF-8"),
+        ("demo:all", "--data demo:all: the shipped speech has the splits train, dev, test, general"),
+        ("librispeech:train", "librispeech:train: no such subset; choose one of dev-clean"),
+        ("hub:user/name:train", "--data hub:user/name:train: hub datasets are not supported yet; download the set"),
+        ("silent", "silent: holds no audio files (.wav .flac"),
+    ],
+)
+def test_a_source_that_cannot_be_read_says_why(
+    word: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder.jsonl", "silent"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "clip.wav", "")
+    write(tmp_path / "empty.jsonl", "\n\n")
+    write(tmp_path / "empty.csv", "audio,text\n")
+    write(tmp_path / "latin.jsonl", '{"text": "caf\xe9"}'.encode("latin-1"))
+    [fault] = faults_of(lambda: sources.load_sets([word], "data", tmp_path))
+    assert fault.startswith(told)
+
+
+def test_every_set_s_faults_are_told_at_once(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.jsonl", '{"audio": "a.wav", "text": "Hello."}\n')
+    bad = write(tmp_path / "bad.jsonl", '{"audio": "a.wav"}\n{"text": "Hello."}\n')
+    cfg = Config(data=(str(bad), str(good)), eval_data=("nowhere",), retain=("demo:all",), data_dir=tmp_path)
+    told = faults_of(lambda: sources.of_training(cfg))
+    assert len(told) == 4
+    assert told[0].startswith(f"{bad}, line 1: ") and told[1].startswith(f"{bad}, line 2: ")
+    assert told[2].startswith("--eval_data nowhere") and told[3].startswith("--retain demo:all")
+
+
+def test_two_sets_of_one_name_are_refused_with_the_fix(tmp_path: Path) -> None:
+    first, second = (
+        write(tmp_path / folder / "train.jsonl", '{"audio": "a.wav", "text": "Hello."}\n') for folder in ("one", "two")
+    )
+    [fault] = faults_of(lambda: sources.load_sets([str(first), str(second)], "data", tmp_path))
+    assert fault == (f"--data: 2 sets are called 'train' ({first} and {second}); name them, as in other={second}")
+    sets = sources.load_sets([str(first), f"other={second}"], "data", tmp_path)
+    assert [each.name for each in sets] == ["train", "other"]
+
+    cfg = Config(data=(str(first),), eval_data=(str(first),), retain=(f"train={second}",), data_dir=tmp_path)
+    [fault] = faults_of(lambda: sources.of_training(cfg))
+    assert fault.startswith("--eval_data and --retain both hold a set called 'train'; name one of them, as in other=")
+
+
+def test_the_shipped_speech_is_there(tmp_path: Path) -> None:
+    sets = sources.load_sets([f"demo:{split}" for split in sources.DEMO_SPLITS], "data", tmp_path)
+    assert [each.name for each in sets] == list(sources.DEMO_SPLITS)
+    assert all(example.audio_filepath.is_file() and example.text for each in sets for example in each.examples)
+    paths = [example.audio_filepath for each in sets for example in each.examples]
+    assert len(paths) == len(set(paths)), "no recording is in two splits"
+
+
+# ---- Manifests.
+
+ROWS = [
+    {"audio_filepath": "a.wav", "text": "Hello, there.", "duration": 1.5, "speaker": "7", "language": "en"},
+    {"audio_filepath": "sub/b.flac", "text": 'A "quoted" word', "duration": 2.0, "speaker": "8", "language": ""},
+    {"audio_filepath": "/abs/c.wav", "text": "", "duration": "", "speaker": "", "language": ""},
+]
+
+
+def write_table(path: Path, rows: Sequence[dict[str, object]], line: str = "\n", delimiter: str = ",") -> Path:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter, lineterminator=line)
+    writer.writeheader()
+    writer.writerows(rows)
+    return write(path, out.getvalue())
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".CSV"])
+def test_jsonl_csv_and_tsv_say_the_same(suffix: str, line: str, bom: str, tmp_path: Path) -> None:
+    path = tmp_path / f"set{suffix}"
+    if suffix.startswith(".json"):
+        write(path, bom + "".join(json.dumps(row) + line for row in ROWS) + line)
+    else:
+        write_table(path, ROWS, line, "\t" if suffix == ".tsv" else ",")
+        write(path, bom.encode() + path.read_bytes())
+    examples, unused = read_manifest(path)
+    assert unused == ()
+    first = 1 if suffix.startswith(".json") else 2
+    assert examples == [
+        Example("a.wav", tmp_path / "a.wav", "Hello, there.", f"{path}, line {first}", None, 1.5, "7", "en"),
+        Example("sub/b.flac", tmp_path / "sub/b.flac", 'A "quoted" word', f"{path}, line {first + 1}", None, 2.0, "8"),
+        Example("/abs/c.wav", Path("/abs/c.wav"), "", f"{path}, line {first + 2}"),
+    ]
+
+
+@pytest.mark.parametrize("audio_column", sources.AUDIO_COLUMNS)
+@pytest.mark.parametrize("text_column", sources.TEXT_COLUMNS)
+def test_columns_go_by_several_names(audio_column: str, text_column: str, tmp_path: Path) -> None:
+    row = {audio_column: "a.wav", text_column: "  Hello. ", "prompt": "Names:", "segments": [], "mine": 1}
+    examples, unused = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))
+    assert [(example.audio_filepath, example.text) for example in examples] == [(tmp_path / "a.wav", "Hello.")]
+    assert unused == ("prompt",), "a column that holds something and is not used is told"
+
+
+def test_nemo_rows_keep_their_offset_and_get_an_id(tmp_path: Path) -> None:
+    rows = [
+        {"audio_filepath": "a.wav", "text": "one", "offset": 0, "duration": 2},
+        {"audio_filepath": "a.wav", "text": "two", "offset": 2.5, "duration": 1.0, "speaker": 3},
+        {"audio_filepath": "a.wav", "text": "all", "id": 17},
+    ]
+    examples, _ = read_manifest(write(tmp_path / "set.json", "\n".join(map(json.dumps, rows))))
+    assert [(each.id, each.offset, each.duration, each.speaker) for each in examples] == [
+        *[("a.wav@0", 0.0, 2.0, None), ("a.wav@2.5", 2.5, 1.0, "3"), ("17", None, None, None)]
+    ]
+
+
+def test_an_example_reads_its_part_of_the_file(tmp_path: Path) -> None:
+    waveform = babble(3.0)
+    soundfile.write(tmp_path / "a.wav", waveform, 16_000, subtype="FLOAT")
+    rows = [
+        {"audio": "a.wav", "text": "part", "offset": 0.5, "duration": 1.0},
+        {"audio": "a.wav", "text": "rest", "offset": 2.0},
+        {"audio": "a.wav", "text": "whole", "duration": 1.0},
+    ]
+    examples, _ = read_manifest(write(tmp_path / "set.jsonl", "\n".join(map(json.dumps, rows))))
+    for example, part in zip(examples, [slice(8_000, 24_000), slice(32_000, None), slice(None)], strict=True):
+        np.testing.assert_array_equal(example.read(), waveform[part])
+        assert np.abs(example.read(normalize=True)).max() == pytest.approx(0.95)
+
+
+FAULTY_LINES = [
+    ('{"audio": "a.wav", "text": "Hel', "not JSON .*; the line is torn or the file is not JSONL"),
+    ("[1, 2]", r"not a JSON object; write \{…\} a line"),
+    ("[" * 100_000, "not JSON"),
+    ('{"text": "Hello."}', "names no audio; add one of audio_filepath, audio, path, file"),
+    ('{"audio": "", "text": "Hello."}', "names no audio"),
+    ('{"audio": ["a.wav"], "text": "Hello."}', "audio is not a path but list"),
+    ('{"audio": "a.wav"}', "has no text; add one of text, sentence, transcript"),
+    ('{"audio": "a.wav", "text": null}', "has no text"),
+    ('{"audio": "a.wav", "text": 5}', "text is not text but int"),
+    ('{"audio": "a.wav", "text": "x", "duration": "long"}', "duration 'long' is not a number of seconds"),
+    ('{"audio": "a.wav", "text": "x", "duration": -1}', "duration -1 is not a number of seconds from 0 up"),
+    ('{"audio": "a.wav", "text": "x", "duration": NaN}', "duration nan is not a number of seconds from 0 up"),
+    ('{"audio": "a.wav", "text": "x", "duration": 0}', "duration is 0; remove the entry"),
+    ('{"audio": "a.wav", "text": "x", "offset": -0.5}', r"offset -0\.5 is not a number of seconds from 0 up"),
+]
+
+
+def test_every_faulty_line_is_told_with_its_number(tmp_path: Path) -> None:
+    good = '{"audio": "a.wav", "text": "Hello."}'
+    path = write(tmp_path / "set.jsonl", "".join(f"{good}\n{line}\n" for line, _ in FAULTY_LINES))
+    told = faults_of(lambda: read_manifest(path))
+    assert len(told) == len(FAULTY_LINES)
+    for number, (fault, (_, expected)) in enumerate(zip(told, FAULTY_LINES, strict=True)):
+        assert re.match(re.escape(f"{path}, line {2 * number + 2}: ") + expected, fault), fault
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
+def test_every_faulty_row_of_a_table_is_told_with_its_line(suffix: str, delimiter: str, tmp_path: Path) -> None:
+    rows = ["audio,text,duration", "a.wav,Hello.,1", "b.wav,too few", "c.wav,too,1,many", ",no audio,1", "d.wav,x,y"]
+    path = write(tmp_path / f"set{suffix}", "\n".join(rows).replace(",", delimiter))
+    told = faults_of(lambda: read_manifest(path))
+    assert [fault.removeprefix(f"{path}, line ")[:40] for fault in told] == [
+        "3: has not as many fields as the header "[:40],
+        "4: has not as many fields as the header "[:40],
+        "5: names no audio; add one of audio_file"[:40],
+        "6: duration 'y' is not a number of secon"[:40],
+    ]
+    assert told[0].endswith("(3)")
+
+
+def test_a_table_without_the_columns_is_told_in_full(tmp_path: Path) -> None:
+    told = faults_of(lambda: read_manifest(write(tmp_path / "set.csv", "a.wav,Hello.\nb.wav,World.\n")))
+    assert told == [f"{tmp_path / 'set.csv'}, line 2: names no audio; add one of audio_filepath, audio, path, file"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_quote_that_is_not_closed_swallows_no_row_in_silence(suffix: str, tmp_path: Path) -> None:
+    comma = "\t" if suffix == ".tsv" else ","
+    rows = ["audio,text", 'a.wav,"Hello', "b.wav,World", "c.wav,Again"]
+    path = write(tmp_path / f"set{suffix}", "\n".join(rows).replace(",", comma) + "\n")
+    [fault] = faults_of(lambda: read_manifest(path))
+    assert re.fullmatch(
+        re.escape(f"{path}, line 2: ") + ".*; close every quote, and write one inside a field twice", fault
+    )
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r")), max_size=5), line=WINDOWS_LINE)
+def test_any_text_survives_a_manifest(texts: list[str], line: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("sets")
+    rows: list[dict[str, object]] = [{"audio": f"{index}.wav", "text": text} for index, text in enumerate(texts)]
+    write(folder / "set.jsonl", line.join(json.dumps(row, ensure_ascii=False) for row in rows))
+    write_table(folder / "set.csv", rows or [{"audio": "", "text": ""}], line)
+    for name in ("set.jsonl", *(["set.csv"] if rows else [])):
+        examples, _ = read_manifest(folder / name)
+        assert [example.text for example in examples] == [text.strip() for text in texts]
+
+
+# ---- Folders.
+
+
+def test_a_folder_of_audio_with_texts_beside(tmp_path: Path) -> None:
+    write(tmp_path / "one.wav", "")
+    write(tmp_path / "one.txt", "\ufeffHello.\n")
+    write(tmp_path / "sub" / "two.FLAC", "")
+    write(tmp_path / "sub" / "two.txt", " Two\nlines ")
+    for other in ("notes.txt", "cover.jpg", "._one.wav"):
+        write(tmp_path / other, "no audio")
+    assert read_folder(tmp_path) == [
+        Example("one.wav", tmp_path / "one.wav", "Hello.", str(tmp_path / "one.wav")),
+        Example("sub/two.FLAC", tmp_path / "sub/two.FLAC", "Two\nlines", str(tmp_path / "sub/two.FLAC")),
+    ]
+
+
+def test_a_folder_s_faults_are_told_at_once(tmp_path: Path) -> None:
+    for name in ("one.wav", "two.opus", "three.mp3"):
+        write(tmp_path / name, "")
+    write(tmp_path / "two.txt", b"caf\xe9")
+    write(tmp_path / "three.txt", "Fine.")
+    told = faults_of(lambda: read_folder(tmp_path))
+    assert told[0] == (
+        f"{tmp_path / 'one.wav'}: has no transcript; write it to one.txt beside it, or remove the recording"
+    )
+    assert told[1].startswith(f"{tmp_path / 'two.txt'}: cannot be read as UTF-8 text") and len(told) == 2
+
+
+def test_a_folder_may_be_a_librispeech_tree(tmp_path: Path) -> None:
+    chapter = tmp_path / "dev-clean" / "84" / "121123"
+    write(chapter / "84-121123.trans.txt", "84-121123-0000 GO DO YOU HEAR\n")
+    write(chapter / "84-121123-0000.flac", "")
+    loaded = sources.load_set(parse_spec(str(tmp_path / "dev-clean"), "data"), tmp_path)
+    assert loaded.name == "dev-clean" and [each.text for each in loaded.examples] == ["GO DO YOU HEAR"]
+    assert loaded.examples[0].audio_filepath == chapter / "84-121123-0000.flac"
+
+
+# ---- The held-out tenth.
+
+
+def speech_set(speakers: Sequence[str | None], name: str = "mine") -> SpeechSet:
+    """A set with an utterance for each speaker given."""
+    examples = [
+        Example(f"{index}", Path(f"{name}/{index}.wav"), "x", f"{name}, line {index}", speaker=speaker)
+        for index, speaker in enumerate(speakers)
+    ]
+    return SpeechSet(name, f"{name}.jsonl", examples)
+
+
+SPEAKERS = st.lists(st.one_of(st.none(), st.sampled_from("abcdefg")), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(first=SPEAKERS, second=SPEAKERS, seed=st.integers(0, 3))
+def test_the_split_is_disjoint_complete_and_repeatable(
+    first: list[str | None], second: list[str | None], seed: int
+) -> None:
+    sets = [speech_set(first, "one"), speech_set(second, "two")]
+    training, held_out = sources.hold_out(sets, seed)
+    left = {example.where for each in training for example in each.examples}
+    held = {example.where for example in held_out.examples}
+    assert held and left and not held & left
+    assert held | left == {example.where for each in sets for example in each.examples}
+    assert (held_out.name, held_out.source) == ("held-out", "a tenth of --data")
+    assert sources.hold_out(sets, seed) == (training, held_out)
+
+    speakers = {*first, *second}
+    total = len(first) + len(second)
+    if None not in speakers and len(speakers) > 1:
+        apart = [{example.speaker for example in examples} for examples in (
+            held_out.examples, [example for each in training for example in each.examples])]  # fmt: skip
+        assert not apart[0] & apart[1], "a speaker is on one side only"
+        assert len(held) >= min(total // 10, 1)
+    else:
+        assert len(held) == max(1, total // 10)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_speaker_is_always_left_to_train_on(seed: int) -> None:
+    [training], held_out = sources.hold_out([speech_set(["a"] + ["b"] * 40)], seed)
+    assert {len(training.examples), len(held_out.examples)} == {1, 40}
+
+
+def test_another_seed_holds_out_others() -> None:
+    sets = [speech_set([None] * 200)]
+    chosen = [{example.id for example in sources.hold_out(sets, seed)[1].examples} for seed in range(3)]
+    assert all(len(each) == 20 for each in chosen) and chosen[0] != chosen[1] != chosen[2] != chosen[0]
+
+
+def test_one_entry_cannot_be_split() -> None:
+    [fault] = faults_of(lambda: sources.hold_out([speech_set(["a"])], 0))
+    assert fault == "--data holds 1 entry; give --eval_data, or at least 2 entries to split"
+
+
+def test_of_training_holds_out_only_without_eval_data(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    mine = make_set("mine", ["Hello."] * 20, seconds=0.1)
+    theirs = make_set("theirs", ["Hello."], seconds=0.1)
+    cfg = Config(data=(str(mine),), retain=(str(theirs),), data_dir=tmp_path, seed=3)
+    found = sources.of_training(cfg)
+    assert sorted((role, each.name, len(each.examples)) for role, each in found) == [
+        *[("data", "mine", 18), ("eval_data", "held-out", 2), ("retain", "theirs", 1)]
+    ]
+    assert sources.of_training(cfg) == found
+    given_set = sources.of_training(Config(data=(str(mine),), eval_data=(str(theirs),), data_dir=tmp_path))
+    assert [(role, each.name, len(each.examples)) for role, each in given_set] == [
+        *[("data", "mine", 20), ("eval_data", "theirs", 1)]
+    ]

@@ -1,0 +1,171 @@
+"""Tokens: golden rows for each vocabulary, parity with whisper's own, and what the loss counts."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from conftest import random_whisper
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from whisper import DecodingOptions, ModelDimensions
+from whisper.decoding import DecodingTask
+from whisper.tokenizer import LANGUAGES, get_tokenizer
+
+from whisper_min.config import InputError
+from whisper_min.data.tokens import IGNORED, Tokens, language_code
+from whisper_min.model.forward import sum_cross_entropy
+
+ENGLISH, MULTILINGUAL, LARGE_V3 = 51864, 51865, 51866
+
+
+@functools.cache
+def tokens_of(vocabulary: int, language: str = "en", task: str = "transcribe") -> Tokens:
+    n_mels = 128 if vocabulary == LARGE_V3 else 80
+    return Tokens(ModelDimensions(n_mels, 1500, 64, 1, 1, vocabulary, 448, 64, 1, 1), language, task)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "language", "task", "row"),
+    [
+        # <|startoftranscript|> <|notimestamps|> " Hello" "." <|endoftext|>
+        (ENGLISH, "en", "transcribe", [50257, 50362, 18435, 13, 50256]),
+        # language and task between: <|en|> is 50259, <|de|> two further on
+        (MULTILINGUAL, "en", "transcribe", [50258, 50259, 50359, 50363, 2425, 13, 50257]),
+        (MULTILINGUAL, "de", "transcribe", [50258, 50261, 50359, 50363, 2425, 13, 50257]),
+        (MULTILINGUAL, "German", "translate", [50258, 50261, 50358, 50363, 2425, 13, 50257]),
+        # one language more moves all that comes after the languages
+        (LARGE_V3, "en", "transcribe", [50258, 50259, 50360, 50364, 2425, 13, 50257]),
+        (LARGE_V3, "de", "translate", [50258, 50261, 50359, 50364, 2425, 13, 50257]),
+        (LARGE_V3, "yue", "transcribe", [50258, 50358, 50360, 50364, 2425, 13, 50257]),
+    ],
+)
+def test_golden_rows(vocabulary: int, language: str, task: str, row: list[int]) -> None:
+    tokens = tokens_of(vocabulary, language, task)
+    assert tokens.encode("Hello.") == tokens.encode("  Hello. ") == row
+    assert tokens.encode("").count(tokens.end) == 1 and tokens.encode("")[: len(tokens.prefix)] == tokens.prefix
+    targets = tokens.teacher_forcing(["Hello."])
+    ignored = [IGNORED] * (len(tokens.prefix) - 1)
+    assert targets.inputs.tolist() == [row[:-1]]
+    assert targets.targets.tolist() == [[*ignored, *row[len(tokens.prefix) :]]]
+    assert targets.count == 3 and targets.inputs.dtype == targets.targets.dtype == torch.int64
+
+
+@pytest.mark.parametrize("vocabulary", [ENGLISH, MULTILINGUAL, LARGE_V3])
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+@pytest.mark.parametrize("language", ["en", "de", "jw"])
+def test_the_prefix_is_what_whisper_decodes_from(vocabulary: int, task: str, language: str) -> None:
+    tokens = tokens_of(vocabulary, language, task)
+    multilingual = vocabulary != ENGLISH
+    own = get_tokenizer(multilingual, num_languages=vocabulary - 51765 - multilingual, language=language, task=task)
+    assert tokens.prefix == list(own.sot_sequence_including_notimestamps)
+    assert (tokens.prefix[-1], tokens.end) == (own.no_timestamps, own.eot)
+    text = "It's 3.5 °C in Århus!"
+    assert tokens.encode(text) == [*own.sot_sequence_including_notimestamps, *own.encode(" " + text), own.eot]
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_the_prefix_is_what_whispers_decoding_starts_with(multilingual: bool) -> None:
+    model = random_whisper(multilingual)
+    task = DecodingTask(model, DecodingOptions(language="en", without_timestamps=True))
+    assert tuple(Tokens(model.dims).prefix) == task.initial_tokens
+
+
+@pytest.mark.parametrize("vocabulary", [ENGLISH, MULTILINGUAL, LARGE_V3])
+@settings(deadline=None)
+@given(text=st.text())
+def test_a_text_comes_back_and_the_start_stands_once(vocabulary: int, text: str) -> None:
+    tokens = tokens_of(vocabulary)
+    row = tokens.encode(text)
+    assert tokens.decode(row) == text.strip()
+    assert [row.count(special) for special in (*tokens.prefix, tokens.end)] == [1] * (len(tokens.prefix) + 1)
+    assert all(token < tokens.end for token in row[len(tokens.prefix) : -1])
+
+
+def test_a_text_that_spells_a_special_token_is_text() -> None:
+    tokens = tokens_of(ENGLISH)
+    text = "he typed <|endoftext|> and <|startoftranscript|>"
+    row = tokens.encode(text)
+    assert tokens.decode(row) == text and row.count(tokens.end) == 1 and row.count(tokens.prefix[0]) == 1
+
+
+TEXTS = ["Hello.", "", "A much longer sentence, with a comma and no end", "Two words"]
+
+
+@pytest.mark.parametrize("vocabulary", [ENGLISH, MULTILINGUAL])
+def test_teacher_forcing_shifts_and_masks_prefix_and_padding(vocabulary: int) -> None:
+    tokens = tokens_of(vocabulary)
+    rows = [tokens.encode(text) for text in TEXTS]
+    batch = tokens.teacher_forcing(TEXTS)
+    assert batch.inputs.shape == batch.targets.shape == (4, max(map(len, rows)) - 1)
+    for inputs, targets, row in zip(batch.inputs.tolist(), batch.targets.tolist(), rows, strict=True):
+        padding = len(inputs) - (len(row) - 1)
+        given = len(tokens.prefix) - 1
+        assert inputs == row[:-1] + [tokens.end] * padding
+        assert targets == [IGNORED] * given + row[given + 1 :] + [IGNORED] * padding
+    assert batch.count == sum(len(row) - len(tokens.prefix) for row in rows)
+
+
+def test_a_batch_has_the_loss_of_its_rows() -> None:
+    model = random_whisper()
+    tokens = Tokens(model.dims)
+    features = torch.randn(len(TEXTS), 20, 64, generator=torch.Generator().manual_seed(0))
+
+    def loss(texts: list[str], rows: slice) -> torch.Tensor:
+        batch = tokens.teacher_forcing(texts)
+        return sum_cross_entropy(model.decoder(batch.inputs, features[rows]), batch.targets)
+
+    with torch.no_grad():
+        alone = sum(loss([text], slice(row, row + 1)) for row, text in enumerate(TEXTS))
+        torch.testing.assert_close(loss(TEXTS, slice(None)), alone, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("vocabulary", [ENGLISH, MULTILINGUAL, LARGE_V3])
+def test_fits_at_exactly_448(vocabulary: int) -> None:
+    tokens = tokens_of(vocabulary)
+    words = 448 - len(tokens.prefix)  # each " a" is a token; the end token is predicted, never read
+    exact, over = " ".join(["a"] * words), " ".join(["a"] * (words + 1))
+    assert len(tokens.encode(exact)) == 449 and tokens.fits(exact)
+    assert len(tokens.encode(over)) == 450 and not tokens.fits(over)
+    assert tokens.teacher_forcing([exact]).inputs.shape == (1, 448)
+
+
+def test_what_fits_is_what_the_decoder_reads() -> None:
+    model = random_whisper()
+    tokens = Tokens(model.dims)
+    features = torch.zeros(1, 4, 64)
+    with torch.no_grad():
+        read = tokens.teacher_forcing([" ".join(["a"] * 446)]).inputs
+        assert model.decoder(read, features).shape == (1, 448, ENGLISH)
+        with pytest.raises(RuntimeError):
+            model.decoder(tokens.teacher_forcing([" ".join(["a"] * 447)]).inputs, features)
+
+
+def test_a_shorter_text_context_is_heeded() -> None:
+    tokens = Tokens(ModelDimensions(80, 1500, 64, 1, 1, ENGLISH, 10, 64, 1, 1))
+    assert tokens.fits("a a a a a a a a") and not tokens.fits("a a a a a a a a a")
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [("en", "en"), ("DE", "de"), ("German", "de"), ("castilian", "es"), ("klingon", None)]
+)
+def test_language_code(language: str, code: str | None) -> None:
+    assert language_code(language) == code
+
+
+def test_a_language_that_the_model_has_no_token_for_is_refused_with_the_fix() -> None:
+    assert len(LANGUAGES) == 100 and language_code("Cantonese") == "yue"
+    with pytest.raises(InputError, match=r"--language Cantonese: .* 99 languages.*--model large-v3"):
+        tokens_of(MULTILINGUAL, "Cantonese")
+    assert tokens_of(ENGLISH, "yue").prefix == tokens_of(ENGLISH).prefix, "English-only models ignore it"
+
+
+def test_tokens_have_names() -> None:
+    tokens = tokens_of(MULTILINGUAL)
+    names = [tokens.name(token) for token in (*tokens.encode("Hello."), IGNORED)]
+    assert names == [
+        *("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"),
+        *("' Hello'", "'.'", "<|endoftext|>", "·"),
+    ]
+    assert tokens.decode([50258, 2425, 50364, 13, 50257]) == "Hello."
