@@ -58,9 +58,9 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says; exit code 0, or 2 for wrong input."""
-    words = config.merge_repeated(sys.argv[1:] if argv is None else argv, ("data",))
-    options = tyro.cli(Options, args=words, prog="evaluate.py", use_underscores=True)
     try:
+        words = config.merge_repeated(sys.argv[1:] if argv is None else argv, ("data",))
+        options = tyro.cli(Options, args=words, prog="evaluate.py", use_underscores=True)
         evaluate(options, Reporter())
     except InputError as error:
         return config.print_faults(error)

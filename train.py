@@ -36,9 +36,9 @@ from whisper_min.training.steering import Steering, Stop
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; the exit code: 0 done, 1 failed, 2 wrong input, 130 and 143 after a signal."""
-    cfg = config.parse(sys.argv[1:] if argv is None else argv)
     reporter = Reporter()
     try:
+        cfg = config.parse(sys.argv[1:] if argv is None else argv)
         prepared = setup.prepare(config.resolve(cfg), reporter.console)
         if cfg.check:
             setup.show_check(prepared, Console())

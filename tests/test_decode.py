@@ -279,6 +279,6 @@ def test_a_long_recording_is_transcribed_whole() -> None:
     words = set(written.text.lower().split())
     for single in (first, last):
         alone = single.text.lower().split()
-        assert sum(word in words for word in alone) >= 0.8 * len(alone)
+        assert sum(word in words for word in alone) >= 0.7 * len(alone)
     theirs = model.transcribe(joined, language="en", temperature=0.0, condition_on_previous_text=False, fp16=False)
     assert written.text == theirs["text"].strip()

@@ -9,6 +9,7 @@ import http.server
 import json
 import tarfile
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +69,7 @@ def openslr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     checksums = audio.torchaudio().datasets.librispeech._CHECKSUMS

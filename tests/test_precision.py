@@ -32,7 +32,7 @@ def test_cuda_without_cuda_says_what_to_use(wanted: str) -> None:
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has Apple's GPU")
 def test_mps_without_mps_says_what_to_use() -> None:
     """Apple's GPU elsewhere."""
-    with pytest.raises(InputError, match="--device mps: .*use cpu"):
+    with pytest.raises(InputError, match=r"--device mps: .*use cpu"):
         choose_device("mps")
 
 

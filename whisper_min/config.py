@@ -165,6 +165,8 @@ def merge_repeated(argv: Sequence[str], options: Sequence[str] = SET_OPTIONS) ->
             rest.append(word)
         else:
             gathered[taking].append(word)
+    if empty := [option for option, values in gathered.items() if not values]:
+        raise InputError([f"--{option}: names no set; give one or leave the option out" for option in empty])
     for option, values in gathered.items():
         rest += [f"--{option}", *values]
     return rest

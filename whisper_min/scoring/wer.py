@@ -53,12 +53,12 @@ def add_up(errors: Iterable[Errors]) -> Errors:
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
     """Counts of each pair by jiwer's alignment; against an empty reference every word is an insertion."""
-    return _errors(references, hypotheses, jiwer.process_words, lambda text: text.split())
+    return _errors(references, hypotheses, jiwer.process_words, str.split, " ")
 
 
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
     """The same, by character."""
-    return _errors(references, hypotheses, jiwer.process_characters, lambda text: list(text.strip()))
+    return _errors(references, hypotheses, jiwer.process_characters, lambda text: list(text.strip()), "")
 
 
 def _errors(
@@ -66,6 +66,7 @@ def _errors(
     hypotheses: Sequence[str],
     process: Callable[..., jiwer.WordOutput | jiwer.CharacterOutput],
     split: Callable[[str], list[str]],
+    joint: str,
 ) -> list[Errors]:
     counted: list[Errors] = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -73,6 +74,7 @@ def _errors(
         if not units:  # jiwer takes no empty reference
             counted.append(Errors(insertions=len(split(hypothesis))))
             continue
-        output = process(reference, hypothesis)
+        # joined again: jiwer separates at spaces only, not at tabs or line breaks
+        output = process(joint.join(units), joint.join(split(hypothesis)))
         counted.append(Errors(output.substitutions, output.deletions, output.insertions, len(units)))
     return counted
