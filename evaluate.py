@@ -108,7 +108,6 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
         raise InputError(checked.shown_faults())
     reporter.print(*checked.notes, *checked.skipped, sep="\n") if checked.notes or checked.skipped else None
 
-    normalizer = wer.normalizer(language)[0]
     results: dict[str, dict[str, SetResult]] = {}
     described: list[dict[str, Any]] = []
     for name in systems:
@@ -127,7 +126,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
         )
     comparisons = report.add_intervals(systems, results, described)
     written = {
-        "normalizer": normalizer,
+        "normalizer": wer.normalizer(language)[0],
         "decoding": {
             **vars(decode.options(tokens, options.beam_size)),
             "beam_size": options.beam_size or 1,
@@ -143,7 +142,8 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     if options.hypotheses:
         rows = [row for name in systems for result in results[name].values() for row in report.rows_of(name, result)]
         runs.write_atomic(options.hypotheses, "".join(map(runs.to_json_line, rows)))
-    Console().print(report.table(normalizer, described, comparisons))
+    out = Console()
+    out.print(report.table(written["normalizer"], described, comparisons, wide=out.width >= 110))
     return written
 
 

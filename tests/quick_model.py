@@ -1,4 +1,4 @@
-"""Random Whispers that end their transcripts, and the same weights under the names that other engines use."""
+"""Random Whispers that end their transcripts, so that decoding them is quick, and what tests do with them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_whisper
+from rich.console import Console
 from torch import Tensor
 from whisper import ModelDimensions, Whisper
+from whisper.audio import N_SAMPLES
 
+from whisper_min import audio
+from whisper_min.config import Config
+from whisper_min.data import preflight, sources
+from whisper_min.data.preflight import CheckedSet
 from whisper_min.data.tokens import Tokens
 
 
@@ -49,6 +55,16 @@ def lively_whisper(multilingual: bool = False, n_mels: int = 80, seed: int = 0) 
             block.mlp[2].weight *= 10
             block.cross_attn.out.weight *= 4
     _end_after(model, 24, 30.0, 0.3)
+    return model
+
+
+def listening_whisper(seed: int = 2) -> Whisper:
+    """A lively Whisper that hears: what its encoder makes of silence is taken away, the rest made large."""
+    model = lively_whisper(seed=seed)
+    with torch.no_grad():
+        silence = model.encoder(audio.log_mel(torch.zeros(1, N_SAMPLES), model.dims.n_mels)).mean((0, 1))
+        model.encoder.ln_post.weight *= 50
+        model.encoder.ln_post.bias -= 50 * silence
     return model
 
 
@@ -91,3 +107,11 @@ def same_weights(one: Whisper, other: Whisper) -> bool:
     """Whether two models hold the same numbers, to the bit."""
     first, second = one.state_dict(), other.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def checked_set(manifest: Path, tokens: Tokens, cache: Path, role: str = "evaluate") -> CheckedSet:
+    """A manifest as the preflight hands it to the scorer, named after its folder; fails where it finds a fault."""
+    (speech,) = sources.load_sets([f"{manifest.parent.name}={manifest}"], "data", cache)
+    report = preflight.run([(role, speech)], Config(data_dir=cache), tokens, Console(stderr=True))
+    assert not report.faults, report.faults
+    return report.sets[0]

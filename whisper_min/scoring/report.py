@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from whisper import Whisper
 
@@ -114,36 +116,45 @@ def rows_of(system: str, result: SetResult) -> list[dict[str, Any]]:
     ]
 
 
-def table(normalizer: str, described: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> Table:
-    """All systems and sets, the baseline first."""
-    made = Table(title=f"WER in % ({normalizer}), 95 % intervals", title_justify="left")
-    for column in ("set", "system", "WER", "interval", "change", "interval of change", "raw", "CER", "S/D/I", "loops"):
-        made.add_column(column, justify="left" if column in ("set", "system") else "right", overflow="fold")
+def table(normalizer: str, described: list[dict[str, Any]], comparisons: list[dict[str, Any]], wide: bool) -> Table:
+    """All systems and sets, the baseline first; `wide` adds what does not fit into 80 columns."""
+    made = Table(title=f"WER in % ({normalizer})", title_justify="left", box=box.SIMPLE_HEAD)
+    columns = ["set", "system", "WER (95 %)", "change (95 %)", "loops"] + ["raw", "CER", "S/D/I"] * wide
+    for column in columns:
+        made.add_column(column, justify="left" if column in ("set", "system") else "right", no_wrap=column != "system")
     changes = {(its["set"], its["system"]): its for its in comparisons}
     for set_name in described[0]["sets"]:
         for its in described:
             numbers = its["sets"][set_name]
             rate = "wer" if "wer" in numbers else "drift"
-            change = changes.get((set_name, its["name"]))
-            made.add_row(
-                f"{set_name}{' (drift)' if rate == 'drift' else ''}",
-                its["name"],
-                f"{100 * numbers[rate]:.1f}",
-                "{:.1f} … {:.1f}".format(*(100 * bound for bound in numbers[f"{rate}_ci"])),
-                f"{100 * change['delta_wer']:+.1f}" if change else "",
-                "{:+.1f} … {:+.1f}".format(*(100 * bound for bound in change["delta_ci"])) if change else "",
-                f"{100 * numbers[f'raw_{rate}']:.1f}",
-                f"{100 * numbers['cer']:.1f}",
-                f"{numbers['substitutions']}/{numbers['deletions']}/{numbers['insertions']}",
-                str(numbers["loops"]),
-            )
-        made.add_section()
+            row = [f"{set_name}{' (drift)' * (rate == 'drift')}", short_name(its["name"])]
+            row += [with_interval(numbers[rate], numbers[f"{rate}_ci"])]
+            row += [_change(changes.get((set_name, its["name"]))), str(numbers["loops"])]
+            if wide:
+                row += [f"{100 * numbers[f'raw_{rate}']:.1f}", f"{100 * numbers['cer']:.1f}"]
+                row += [f"{numbers['substitutions']}/{numbers['deletions']}/{numbers['insertions']}"]
+            made.add_row(*row)
     for its in comparisons:
         if its["set"] == "pooled":
-            made.add_row(
-                *("all, pooled", its["system"], "", "", f"{100 * its['delta_wer']:+.1f}"),
-                "{:+.1f} … {:+.1f}".format(*(100 * bound for bound in its["delta_ci"])),
-            )
+            made.add_row("all, pooled", short_name(its["system"]), "", _change(its))
     for its in described:
-        made.add_row("non-speech", its["name"], f"{its['non_speech']['words_per_minute']:.1f} words/min")
+        made.add_row("non-speech", short_name(its["name"]), f"{its['non_speech']['words_per_minute']:.1f} words/min")
+    kinds = {name: numbers["resampled"] for name, numbers in described[0]["sets"].items()}
+    over = [f"{kind}s of {', '.join(n for n in kinds if kinds[n] == kind)}" for kind in sorted(set(kinds.values()))]
+    made.caption = f"95 % paired bootstrap over {'; '.join(over)}"
     return made
+
+
+def short_name(system: str) -> str:
+    """A run's name without its folder."""
+    return Path(system).name or system
+
+
+def with_interval(rate: float, bounds: Sequence[float], sign: str = "") -> str:
+    """A rate in percent with its interval, as in `24.4 (19.5 … 29.7)`."""
+    low, high = bounds
+    return f"{100 * rate:{sign}.1f} ({100 * low:{sign}.1f} … {100 * high:{sign}.1f})"
+
+
+def _change(comparison: dict[str, Any] | None) -> str:
+    return with_interval(comparison["delta_wer"], comparison["delta_ci"], "+") if comparison else ""

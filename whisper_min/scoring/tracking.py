@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from whisper import Whisper
@@ -20,6 +21,7 @@ from whisper_min.runs import RunFolder
 from whisper_min.scoring import significance, wer
 from whisper_min.scoring.decode import Hypothesis
 from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.scoring.report import with_interval
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.steering import Steering
 
@@ -160,25 +162,22 @@ class Evaluation:
 
     def table(self, step: int, results: dict[str, SetResult]) -> Table:
         """Original and fine-tuned, domain and general, with paired 95 % intervals of the difference."""
-        made = Table(title=f"WER of the best checkpoint, step {step} ({self.normalizer})", title_justify="left")
-        for column in ("set", "", "utterances", "original", "fine-tuned", "difference", "95 % interval", "loops"):
-            made.add_column(column, justify="left" if column in ("set", "") else "right")
+        title = f"WER in % of the best checkpoint, step {step} ({self.normalizer})"
+        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for column in ("set", "", "clips", "original", "fine-tuned", "change (95 %)", "loops"):
+            made.add_column(column, justify="left" if column in ("set", "") else "right", no_wrap=True)
         for kind, sets in [("domain", self.domain), ("general", self.general)]:
             for name in (checked.speech.name for checked in sets):
                 original, result = self.original[name], results[name]
                 loops = str(sum(utterance.loop for utterance in result.utterances))
+                clips, rate = str(len(result.utterances)), f"{100 * result.words.rate:.1f}"
                 if result.is_drift:
-                    drift = f"{100 * result.words.rate:.1f} %"
-                    made.add_row(name, f"{kind}, drift", str(len(result.utterances)), "0.0 %", drift, "", "", loops)
+                    made.add_row(name, f"{kind}, drift", clips, "0.0", rate, "", loops)
                     continue
                 before, after = significance.resample([original.units([result])])
                 compared = significance.compare(before, after, original.words.rate, result.words.rate)
-                low, high = compared.delta_ci
-                made.add_row(
-                    *(name, kind, str(len(result.utterances))),
-                    *(f"{100 * original.words.rate:.1f} %", f"{100 * result.words.rate:.1f} %"),
-                    *(f"{100 * compared.delta_wer:+.1f}", f"{100 * low:+.1f} … {100 * high:+.1f}", loops),
-                )
+                change = with_interval(compared.delta_wer, compared.delta_ci, "+")
+                made.add_row(name, kind, clips, f"{100 * original.words.rate:.1f}", rate, change, loops)
         return made
 
 

@@ -1,0 +1,100 @@
+"""Weights out: what whisper opens, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import whisper
+from quick_model import same_weights, save_openai, small_whisper
+
+from whisper_min import export
+from whisper_min.config import Config, to_record
+from whisper_min.model import weights
+from whisper_min.training import checkpoint
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with a best and a later checkpoint."""
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    origin = weights.Origin("tiny.en", "x", "0", None)
+    for step in (1, 2):
+        checkpoint.save(folder, step, small_whisper(seed=step), origin, {}, to_record(Config()), "card")
+    checkpoint.point(folder, "best", 1)
+    return folder
+
+
+def test_a_run_opens_in_whisper(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The best checkpoint, to the bit, with its dimensions; what was written is said."""
+    out = tmp_path / "model.pt"
+    assert export.main([str(run), "--to", "openai", str(out)]) == 0
+    model = whisper.load_model(str(out), device="cpu")
+    assert same_weights(model, small_whisper(seed=1))
+    assert model.dims == small_whisper().dims
+    printed = capsys.readouterr().out
+    assert str(out) in printed
+    assert "checkpoints/1" in printed
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_fp16_is_half_the_size_and_the_same_weights(tmp_path: Path) -> None:
+    """Rounded once, as OpenAI's own files are; the fingerprint does not see it."""
+    model = small_whisper(layers=2)
+    source = save_openai(model, tmp_path / "source.pt")
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        out = tmp_path / f"{precision}.pt"
+        assert export.main([str(source), "--to", "openai", str(out), "--precision", precision]) == 0
+        _, origin = weights.load(str(out))
+        assert origin.fingerprint == weights.fingerprint(model.state_dict())
+        sizes[precision] = out.stat().st_size
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    for name, tensor in whisper.load_model(str(tmp_path / "fp16.pt"), device="cpu").state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name].half().float()), name
+
+
+def test_an_existing_file_is_never_written_over(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused with 2; the file keeps its bytes."""
+    out = tmp_path / "precious.pt"
+    out.write_text("precious")
+    assert export.main([str(run), "--to", "openai", str(out)]) == 2
+    assert f"error: {out}: exists; remove it or name another file" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+
+
+def test_a_missing_folder_and_a_missing_run_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each by name, and nothing is made."""
+    assert export.main([str(run), "--to", "openai", str(tmp_path / "no" / "model.pt")]) == 2
+    assert "its folder does not exist; make it first" in capsys.readouterr().err
+    assert export.main([str(tmp_path / "nothing"), "--to", "openai", str(tmp_path / "m.pt")]) == 2
+    assert str(tmp_path / "nothing") in capsys.readouterr().err
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_a_disk_that_refuses_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real refusal by the kernel in the middle of the file: exit code 1, no half model."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code = export.main([str(run), "--to", "openai", str(tmp_path / "model.pt")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
+    assert "nothing is left of it" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob(".*"))
+
+
+def test_what_whisper_reads_back_otherwise_is_no_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is read back before it takes its name."""
+    monkeypatch.setattr(whisper, "load_model", lambda name, device: small_whisper(seed=7))
+    assert export.main([str(run), "--to", "openai", str(tmp_path / "model.pt")]) == 1
+    assert "whisper reads back other numbers" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob(".*"))
