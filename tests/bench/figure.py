@@ -48,7 +48,7 @@ def panel(title: str, curves: dict[str, list[tuple[int, float]]], left: int, wid
             x, y = at(*point)
             made.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
         x, y = at(*points[-1])
-        made.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" fill="{colour}">{points[-1][1]:.1f}</text>')
+        made.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" style="fill:{colour}">{points[-1][1]:.1f}</text>')
     return made
 
 
@@ -57,18 +57,19 @@ def draw(labelled: dict[str, Path], domain: str, general: str) -> str:
     sets = {f"Domain: {domain}, WER %": domain, f"General: {general}, WER %": general}
     width = (WIDTH - 2 * LEFT - 80) // 2
     body: list[str] = []
+    everything = [rate for name in sets.values() for run in labelled.values() for _, rate in curve(run, name)]
+    top_wer = 10 * (max(everything, default=0) // 10 + 1)  # one scale, so that gain and loss compare by eye
     for index, (title, name) in enumerate(sets.items()):
         curves = {label: curve(run, name) for label, run in labelled.items()}
         missing = [str(labelled[label]) for label, points in curves.items() if not points]
         if missing:
             sys.exit(f"{', '.join(missing)}: no evaluation of {name} in metrics.jsonl; give runs that have it")
-        highest = max(rate for points in curves.values() for _, rate in points)
-        body += panel(title, curves, LEFT + index * (width + 90), width, 10 * (highest // 10 + 1))
+        body += panel(title, curves, LEFT + index * (width + 90), width, top_wer)
     for index, (colour, label) in enumerate(zip(COLOURS, labelled, strict=False)):
         x = LEFT + index * 240
         body.append(f'<line x1="{x}" x2="{x + 22}" y1="{HEIGHT - 8}" y2="{HEIGHT - 8}" stroke="{colour}" '
                     f'stroke-width="2.5"/><text x="{x + 28}" y="{HEIGHT - 4}">{escape(label)}</text>')  # fmt: skip
-    style = "text{font:12px system-ui,sans-serif;fill:#57606a}"
+    style = "text{font:12px system-ui,DejaVu Sans,sans-serif;fill:#57606a}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
         f"<style>{style}</style>{''.join(body)}</svg>\n"

@@ -116,7 +116,9 @@ def rows_of(system: str, result: SetResult) -> list[dict[str, Any]]:
     ]
 
 
-def table(normalizer: str, described: list[dict[str, Any]], comparisons: list[dict[str, Any]], wide: bool) -> Table:
+def table(
+    normalizer: str, described: list[dict[str, Any]], comparisons: list[dict[str, Any]], wide: bool = True
+) -> Table:
     """All systems and sets, the baseline first; `wide` adds what does not fit into 80 columns."""
     made = Table(title=f"WER in % ({normalizer})", title_justify="left", box=box.SIMPLE_HEAD)
     columns = ["set", "system", "WER (95 %)", "change (95 %)", "loops"] + ["raw", "CER", "S/D/I"] * wide
