@@ -1,8 +1,8 @@
 """Fine-tune Whisper, read top to bottom: input is checked, the original is evaluated, then the loop.
 
 One utterance's way: `data/sources.py` names it, `data/preflight.py` checks it, `data/batches.py` makes it a log-mel and
-`data/tokens.py` tokens, `model/forward.py` encodes it, whisper's decoder predicts it, and below its loss is summed,
-divided once and stepped.
+`data/tokens.py` tokens, `model/forward.py` encodes it and predicts its text, and below its loss is summed, divided
+once and stepped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from whisper_min import audio, config, runs
 from whisper_min.config import InputError
 from whisper_min.data import batches, preflight
 from whisper_min.data.batches import Batch
-from whisper_min.model.forward import encode, sum_cross_entropy
+from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.runs import RunFolder
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.training import card, checkpoint, setup
@@ -155,10 +155,12 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 for batch in micro_batches:
                     mel = batch.mel.to(device, non_blocking=True)  # (B, M, F)
                     inputs = batch.targets.inputs.to(device, non_blocking=True)  # (B, T)
-                    targets = batch.targets.targets.to(device, non_blocking=True)  # (B, T)
+                    counted = batch.targets.positions  # (N,), found on the host: the device is not made to wait
+                    targets = batch.targets.targets.flatten()[counted].to(device, non_blocking=True)  # (N,)
+                    counted = counted.to(device, non_blocking=True)
                     with in_precision():
                         features = frozen_encoder(batch, mel) if frozen_encoder else encode(model, mel)  # (B, A, C)
-                        logits = model.decoder(inputs, features)  # (B, T, V)
+                        logits = project(model, decode(model, inputs, features), counted)  # (N, V)
                     loss = sum_cross_entropy(logits, targets)
                     scaler.scale(loss / step_tokens).backward()
                     step_loss += loss.detach()

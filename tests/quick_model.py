@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
-from conftest import random_whisper
+from conftest import babble, hash_of, random_whisper
 from rich.console import Console
 from torch import Tensor
 from whisper import ModelDimensions, Whisper
@@ -115,3 +117,15 @@ def checked_set(manifest: Path, tokens: Tokens, cache: Path, role: str = "evalua
     report = preflight.run([(role, speech)], Config(data_dir=cache), tokens, Console(stderr=True))
     assert not report.faults, report.faults
     return report.sets[0]
+
+
+def write_set(folder: Path, texts: Sequence[str], seconds: Sequence[float], **extra: object) -> Path:
+    """What `make_set` does, for fixtures that live longer than a test: a manifest and its recordings."""
+    folder.mkdir(parents=True)
+    rows = []
+    for index, (text, length) in enumerate(zip(texts, seconds, strict=True)):
+        soundfile.write(folder / f"{index}.wav", babble(length, seed=hash_of(folder.name, index)), 16_000)
+        rows.append({"audio_filepath": f"{index}.wav", "text": text, "duration": length, **extra})
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return manifest

@@ -12,7 +12,8 @@ from whisper import Whisper
 from whisper.model import Linear
 
 from whisper_min.data.tokens import IGNORED, Tokens
-from whisper_min.model.forward import encode, linear, sum_cross_entropy
+from whisper_min.model import forward
+from whisper_min.model.forward import decode, encode, linear, project, sum_cross_entropy
 
 TEXTS = ["A short text.", "And one that is a good deal longer than the other, so that the short one is padded."]
 
@@ -217,3 +218,38 @@ def test_encode_on_cuda_is_whispers_encoder(tiny_whisper: Whisper) -> None:
     model, mel = tiny_whisper.cuda(), random_mel(tiny_whisper).cuda()
     with torch.no_grad():
         assert torch.equal(encode(model, mel), model.encoder(mel))
+
+
+def test_projecting_the_counted_positions_equals_whispers_decoder() -> None:
+    """Hidden states, logits at the positions that count, loss and gradient: whisper's own, without the rest."""
+    model = random_whisper(layers=2)
+    tokens = Tokens(model.dims)
+    rows = tokens.teacher_forcing(["One.", "A longer text than the other one."])
+    features = torch.randn(2, 250, 64, generator=torch.Generator().manual_seed(0))
+    whole = model.decoder(rows.inputs, features)  # (B, T, V)
+    logits = project(model, decode(model, rows.inputs, features), rows.positions)  # (N, V)
+    torch.testing.assert_close(logits, whole.flatten(0, 1)[rows.positions], rtol=0, atol=1e-5)
+    assert len(logits) == rows.count < rows.targets.numel()
+    loss = sum_cross_entropy(logits, rows.targets.flatten()[rows.positions])
+    torch.testing.assert_close(loss, sum_cross_entropy(whole, rows.targets), rtol=1e-6, atol=0)
+    gradients = [torch.autograd.grad(each, model.decoder.blocks[0].mlp[0].weight, retain_graph=True)[0]
+                 for each in (loss, sum_cross_entropy(whole, rows.targets))]  # fmt: skip
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+def test_plain_attention_with_gradients_equals_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 on a CPU: both forms of the encoder agree to bf16's rounding, forward and backward."""
+    model = random_whisper(layers=2)
+    mel = torch.randn(1, 80, 500, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(1, 250, 64, generator=torch.Generator().manual_seed(1))
+    results = []
+    for positions in (0, 750):
+        monkeypatch.setattr(forward, "PLAIN_ATTENTION_POSITIONS", positions)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encode(model, mel)
+        (gradient,) = torch.autograd.grad((features.float() * direction).sum(), model.encoder.conv1.weight)
+        results.append((features.float(), gradient))
+    (fused, fused_gradient), (plain, plain_gradient) = results
+    assert (fused - plain).norm() < 0.02 * fused.norm()
+    cosine = torch.cosine_similarity(fused_gradient.flatten(), plain_gradient.flatten(), dim=0)
+    assert cosine > 0.99, cosine

@@ -41,7 +41,7 @@ from whisper_min.data import sources
 from whisper_min.data.batches import Schedule, Window, collate
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
-from whisper_min.model.forward import encode, sum_cross_entropy
+from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.text import resolve_style, restyle
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
@@ -178,8 +178,10 @@ def run_arm(args: argparse.Namespace) -> common.Result:
 
         def loss_of(batch: Any) -> Tensor:
             with autocast(CPU, precision):
-                logits = model.decoder(batch.targets.inputs, encode(model, batch.mel))  # (B, T, V)
-            return scaler.scale(sum_cross_entropy(logits, batch.targets.targets) / batch.targets.count)
+                hidden = decode(model, batch.targets.inputs, encode(model, batch.mel))  # (B, T, C)
+                logits = project(model, hidden, batch.targets.positions)  # (N, V)
+            targets = batch.targets.targets.flatten()[batch.targets.positions]  # (N,)
+            return scaler.scale(sum_cross_entropy(logits, targets) / len(targets))
 
         def update(step: int) -> None:
             for group in optimizer.param_groups:

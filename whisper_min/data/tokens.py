@@ -41,6 +41,11 @@ class Targets:
     """(B, T), int64; `IGNORED` at the prefix and at padding."""
 
     @property
+    def positions(self) -> Tensor:
+        """Indices into the flattened (B, T) that the loss counts: (N,), in order."""
+        return (self.targets.flatten() != IGNORED).nonzero()[:, 0]
+
+    @property
     def count(self) -> int:
         """Tokens that the loss counts."""
         return int((self.targets != IGNORED).sum())

@@ -8,6 +8,9 @@ from torch import Tensor
 from whisper import Whisper
 from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
 
+# Longest audio context, in positions (15 s), for which training in bf16 on a CPU keeps the attention weights.
+PLAIN_ATTENTION_POSITIONS = 750
+
 
 def encode(model: Whisper, mel: Tensor) -> Tensor:
     """Run the encoder on a log-mel of any length up to 30 s.
@@ -37,6 +40,50 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     return features
 
 
+def decode(model: Whisper, tokens: Tensor, features: Tensor) -> Tensor:
+    """Run the decoder up to its last LayerNorm, teacher-forced.
+
+    Whisper's own `TextDecoder.forward` projects every position to the vocabulary; see `project`.
+
+    Parameters
+    ----------
+    tokens : Tensor, shape = (B, T)
+    features : Tensor, shape = (B, A, C)
+
+    Returns
+    -------
+    Tensor, shape = (B, T, C)
+    """
+    decoder = model.decoder
+    x = (decoder.token_embedding(tokens) + decoder.positional_embedding[: tokens.shape[1]]).to(features.dtype)
+    for block in decoder.blocks:
+        normed = block.attn_ln(x)
+        x = x + attend(block.attn, normed, keys(block.attn, normed), values(block.attn, normed), causal=True)
+        cross = block.cross_attn
+        x = x + attend(cross, block.cross_attn_ln(x), keys(cross, features), values(cross, features))
+        x = x + mlp(block, block.mlp_ln(x))
+    hidden: Tensor = decoder.ln(x)
+    return hidden
+
+
+def project(model: Whisper, hidden: Tensor, positions: Tensor) -> Tensor:
+    """Logits of the positions that the loss counts, and of no others: the vocabulary is a step's widest product.
+
+    Parameters
+    ----------
+    hidden : Tensor, shape = (B, T, C)
+    positions : Tensor, shape = (N,)
+        indices into the flattened (B, T)
+
+    Returns
+    -------
+    Tensor, shape = (N, V)
+    """
+    counted = hidden.flatten(0, 1)[positions]
+    logits: Tensor = counted @ model.decoder.token_embedding.weight.to(counted.dtype).T
+    return logits
+
+
 def keys(attention: MultiHeadAttention, x: Tensor) -> Tensor:
     """Keys of (B, T, C) by head: (B, heads, T, C / heads)."""
     return _by_head(linear(attention.key, x), attention.n_head)
@@ -55,9 +102,11 @@ def attend(attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causa
     """Attend from x (B, T, C) to keys and values (B, heads, S, C / heads), and project: (B, T, C)."""
     q = _by_head(linear(attention.query, x), attention.n_head).to(k.dtype)
     single = q.shape[2] == 1
-    if q.device.type == "cpu" and not torch.is_grad_enabled() and not causal and (single or q.dtype == torch.bfloat16):
+    # with gradients the weights (B, heads, T, S) are kept: only where they are small
+    small = not torch.is_grad_enabled() or k.shape[2] <= PLAIN_ATTENTION_POSITIONS
+    if q.device.type == "cpu" and not causal and (single or (small and q.dtype == torch.bfloat16)):
         # torch's flash kernel for CPUs works in blocks of queries: for one query, and in bf16, which it unpacks, plain
-        # products are 2 to 4 times as fast (tests/bench/RESULTS.md)
+        # products are 1.4 to 4 times as fast (tests/bench/RESULTS.md)
         with torch.autocast("cpu", enabled=False):
             attended = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
     else:
@@ -95,8 +144,8 @@ def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Parameters
     ----------
-    logits : Tensor, shape = (B, T, V)
-    targets : Tensor, shape = (B, T)
+    logits : Tensor, shape = (B, T, V) or (N, V)
+    targets : Tensor, shape = (B, T) or (N,)
         `tokens.IGNORED` where no token is predicted
     """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="sum")

@@ -158,7 +158,7 @@ class Evaluation:
             f"  python -m whisper_min.export {self.run.path} --to openai {self.run.path.name}.pt",
             f"  whisper clip.wav --model {self.run.path.name}.pt --language {cfg.language}",
         ):
-            out.print(line, markup=False, highlight=False)
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, step: int, results: dict[str, SetResult]) -> Table:
         """Original and fine-tuned, domain and general, with paired 95 % intervals of the difference."""

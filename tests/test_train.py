@@ -1,0 +1,717 @@
+"""The whole training, as the command line runs it: a random Whisper, a handful of clips, a few steps in fp32."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from quick_model import ending_whisper, one_thread, same_weights, save_openai, write_set  # noqa: F401
+from rich.console import Console
+from torch import Tensor
+from whisper import Whisper
+
+import train
+from whisper_min import audio, config, runs
+from whisper_min.config import Config
+from whisper_min.data import batches
+from whisper_min.data.tokens import Tokens
+from whisper_min.model import weights
+from whisper_min.model.forward import encode, sum_cross_entropy
+from whisper_min.runs import RunFolder
+from whisper_min.scoring import decode
+from whisper_min.training import checkpoint, setup, steering
+from whisper_min.training.optimizer import lr_at
+
+TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, mostly.", "The end."]
+SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
+STEPS, LR, WARMUP = 6, 1e-3, 2
+
+
+@pytest.fixture(autouse=True)
+def _restore_signals() -> Iterator[None]:
+    """A training takes the process's handlers; pytest wants its own back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A model and sets, and how to train with them."""
+
+    root: Path
+    model: Path
+    data: Path
+    domain: Path
+    general: Path
+    silent: Path
+
+    @property
+    def runs(self) -> Path:
+        """Where runs go."""
+        return self.root / "runs"
+
+    def argv(self, run: str, *options: str, retain: bool = True) -> list[str]:
+        """A command line; options given later win."""
+        return [
+            *("--model", str(self.model), "--data", f"small={self.data}", "--eval_data", f"domain={self.domain}"),
+            *("--retain", f"general={self.general}", *([f"silent={self.silent}"] if retain else [])),
+            *("--run", run, "--runs_dir", str(self.runs), "--data_dir", str(self.root / "cache")),
+            *("--device", "cpu", "--precision", "fp32", "--batch_size", "2", "--keep", "9"),
+            *("--max_steps", str(STEPS), "--lr", str(LR), "--warmup_steps", str(WARMUP), "--eval_every", "3"),
+            *options,
+        ]
+
+    def train(self, run: str, *options: str, **more: Any) -> Path:
+        """A run that must succeed; its folder."""
+        torch.manual_seed(0)  # a process of its own begins with one state of torch's generator; here it is one of many
+        assert train.main(self.argv(run, *options, **more)) == 0
+        return self.runs / run
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Workshop:  # noqa: F811
+    """Five clips to train on, two of the domain, two in general, one of them without text."""
+    root = tmp_path_factory.mktemp("train")
+    return Workshop(
+        root,
+        save_openai(ending_whisper(), root / "small.pt"),
+        write_set(root / "small", TEXTS, SECONDS),
+        write_set(root / "domain", ["A grey fox.", "Leaves fell."], [1.2, 1.7]),
+        write_set(root / "general", ["Birds sing."], [1.1]),
+        write_set(root / "silent", [""], [1.3]),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(workshop: Workshop) -> Path:
+    """A run that nobody interrupted: two epochs, evaluated at steps 0, 3 and 6."""
+    return workshop.train("finished")
+
+
+def rows_of(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Every record of a file."""
+    return list(runs.read_jsonl(run / name))
+
+
+def without_clocks(run: Path) -> dict[int, dict[str, Any]]:
+    """The metrics by step, without what depends on the time of day."""
+
+    def is_clock(key: str) -> bool:
+        return (
+            key in ("_timestamp", "_runtime", "_attempt")
+            or key.startswith("perf/")
+            or key.endswith(("/decode_seconds", "/rtfx"))
+        )
+
+    merged = runs.merge_steps(rows_of(run))
+    return {step: {key: its[key] for key in sorted(its) if not is_clock(key)} for step, its in merged.items()}
+
+
+def samples_of(run: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The newest record of each step, set and utterance."""
+    return {(row["_step"], row["set"], row["id"]): row for row in rows_of(run, "samples.jsonl")}
+
+
+def weights_of(run: Path, step: int) -> Whisper:
+    """A checkpoint's model."""
+    return weights.load(str(run / "checkpoints" / str(step)))[0]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """status.json."""
+    return json.loads((run / "status.json").read_text())
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Every file below a folder and its content."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def equal_state(one: Any, other: Any) -> bool:
+    """Deep equality of trainer states, tensors to the bit."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal_state(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal_state, one, other))
+    return bool(one == other)
+
+
+def assert_same_run(one: Path, other: Path, step: int = STEPS, but: Sequence[str] = ()) -> None:
+    """Weights, optimizer, position, metrics and transcripts are equal to the bit."""
+    assert same_weights(weights_of(one, step), weights_of(other, step))
+    first, second = (checkpoint.load_trainer(run / "checkpoints" / str(step)) for run in (one, other))
+    assert first.pop("runtime") > 0
+    assert second.pop("runtime") > 0
+    assert first.keys() == second.keys()
+    for key in first.keys() - set(but):
+        assert equal_state(first[key], second[key]), key
+    assert without_clocks(one) == without_clocks(other)
+    assert samples_of(one) == samples_of(other)
+
+
+def at_beat(monkeypatch: pytest.MonkeyPatch, state: str, step: int, act: Callable[[Path], None]) -> None:
+    """Do something once, when the run says that it is in this state after this step."""
+    beat, done = RunFolder.beat, []
+
+    def beat_and_act(self: RunFolder, **changes: Any) -> None:
+        beat(self, **changes)
+        if not done and changes.get("state") == state and changes.get("step") == step:
+            done.append(True)
+            act(self.path)
+
+    monkeypatch.setattr(RunFolder, "beat", beat_and_act)
+    monkeypatch.setattr(steering, "CONTROL_POLL_SECONDS", 0.0)
+
+
+def command(word: str) -> Callable[[Path], None]:
+    """Write a command into the run's `control`."""
+    return lambda run: runs.send_command(run, word)
+
+
+# ---- What a run leaves behind.
+
+
+def test_the_folder_is_as_the_contract_says(finished: Path) -> None:
+    """Files, links and what status.json ends with."""
+    assert {"config.json", "metrics.jsonl", "samples.jsonl", "status.json", "train.log", "checkpoints"} <= {
+        path.name for path in finished.iterdir()
+    }
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["3", "6", "best", "last"]
+    for step in ("3", "6"):
+        files = {path.name for path in (finished / "checkpoints" / step).iterdir()}
+        assert files == {"model.safetensors", "trainer.pt", "config.json", "README.md"}
+    last = runs.last_checkpoint(finished)
+    assert last is not None
+    assert last.name == "6"
+    final = status(finished)
+    assert (final["state"], final["step"], final["max_steps"]) == ("finished", STEPS, STEPS)
+    assert {"pid", "host", "heartbeat", "exit_reason", "last_command"} <= final.keys()
+    assert not list(finished.glob(".*"))
+
+
+def test_config_holds_every_option_and_what_the_run_stood_on(finished: Path, workshop: Workshop) -> None:
+    """As used, defaults filled in; read back it is the same Config."""
+    record = json.loads((finished / "config.json").read_text())
+    cfg = config.from_record(record, "config.json")
+    assert (cfg.lr, cfg.warmup_steps, cfg.max_steps, cfg.eval_every) == (LR, WARMUP, STEPS, 3)
+    assert cfg.model == str(workshop.model)
+    assert record["weights_fingerprint"] == weights.load(str(workshop.model))[1].fingerprint
+    assert record["environment"]["precision"] == "fp32"
+    assert record["environment"]["versions"]["torch"]
+
+
+def test_metrics_begin_with_the_original_at_step_0(finished: Path) -> None:
+    """Flat rows; evaluations at 0, 3 and 6 with every set's keys; the schedule's rates; tokens and seconds add up."""
+    rows = rows_of(finished)
+    assert rows[0]["_step"] == 0
+    assert "eval/domain/wer" in rows[0]
+    assert all({"_step", "_timestamp", "_runtime", "_attempt"} <= row.keys() for row in rows)
+    assert all(not isinstance(value, dict) for row in rows for value in row.values())
+    assert {row["_attempt"] for row in rows} == {1}
+    steps = runs.merge_steps(rows)
+    assert list(steps) == list(range(STEPS + 1))
+    assert [step for step, row in steps.items() if "eval/domain/wer" in row] == [0, 3, 6]
+    for step in (0, 3, 6):
+        for name in ("domain", "general"):
+            keys = {f"eval/{name}/{key}" for key in ("wer", "cer", "loss", "raw_wer", "insertions", "loops", "no_end")}
+            assert keys <= steps[step].keys()
+        assert "eval/silent/drift" in steps[step]
+        assert "eval/silent/wer" not in steps[step]
+        assert "eval/non_speech/words_per_minute" in steps[step]
+    assert steps[0]["eval/silent/drift"] == 0.0
+    training = {
+        "train/loss", "train/ce", "train/lr", "train/grad_norm", "train/tokens", "train/audio_seconds",
+        "perf/samples_per_second", "perf/audio_hours_per_hour", "perf/data_wait",
+    }  # fmt: skip
+    for step in range(1, STEPS + 1):
+        assert training <= steps[step].keys()
+        assert steps[step]["train/lr"] == lr_at(step, LR, WARMUP, STEPS)
+        assert math.isfinite(steps[step]["train/loss"])
+        assert steps[step]["train/grad_norm"] > 0
+    tokens = Tokens(ending_whisper().dims)
+    labelled = sum(len(tokens.encode(text)) - len(tokens.prefix) for text in TEXTS)
+    assert steps[STEPS]["train/tokens"] == 2 * labelled  # three batches of five clips are an epoch
+    assert steps[STEPS]["train/audio_seconds"] == pytest.approx(2 * sum(SECONDS), abs=0.02)
+
+
+def test_samples_show_every_utterance_beside_the_original(finished: Path, workshop: Workshop) -> None:
+    """The contract's keys; `original` is what step 0 wrote; counts agree with the rates in metrics.jsonl."""
+    samples = samples_of(finished)
+    assert {(step, name) for step, name, _ in samples} == {
+        (step, name) for step in (0, 3, 6) for name in ("domain", "general", "silent")
+    }
+    keys = {
+        "_step", "set", "id", "audio_filepath", "reference", "hypothesis", "original", "reference_normalized",
+        "hypothesis_normalized", "original_normalized", "wer", "substitutions", "deletions", "insertions", "flags",
+    }  # fmt: skip
+    for (step, name, utterance), row in samples.items():
+        assert keys <= row.keys()
+        assert row["original"] == samples[0, name, utterance]["hypothesis"]
+        assert step > 0 or row["hypothesis"] == row["original"]
+        assert Path(row["audio_filepath"]).is_file()
+    steps = runs.merge_steps(rows_of(finished))
+    for step in (0, 3, 6):
+        domain = [row for (its, name, _), row in samples.items() if (its, name) == (step, "domain")]
+        errors = sum(row["substitutions"] + row["deletions"] + row["insertions"] for row in domain)
+        words = sum(len(row["reference_normalized"].split()) for row in domain)
+        assert steps[step]["eval/domain/wer"] == errors / words
+    assert samples[0, "domain", "0.wav"]["reference"] == "A grey fox."
+
+
+def test_the_best_checkpoint_has_the_lowest_domain_rate(finished: Path) -> None:
+    """The first of the lowest; its card says so, and its numbers are those of its step."""
+    steps = runs.merge_steps(rows_of(finished))
+    lowest = min((3, 6), key=lambda step: steps[step]["eval/domain/wer"])
+    best = runs.best_checkpoint(finished)
+    assert best is not None
+    assert int(best.name) == lowest
+    card = (best / "README.md").read_text()
+    rate, original = (100 * steps[step]["eval/domain/wer"] for step in (lowest, 0))
+    assert f"| domain | {original:.1f} % | {rate:.1f} % |" in card
+    assert f"step {lowest}" in card
+
+
+def test_training_moves_the_weights_down_the_loss(finished: Path, workshop: Workshop) -> None:
+    """Everything trains, and the loss of the training clips falls."""
+    before, after = weights.load(str(workshop.model))[0].state_dict(), weights_of(finished, STEPS).state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before if name != "encoder.positional_embedding")
+    assert torch.equal(before["encoder.positional_embedding"], after["encoder.positional_embedding"])
+    steps = runs.merge_steps(rows_of(finished))
+    assert steps[6]["train/loss"] < steps[1]["train/loss"]
+    assert steps[6]["eval/domain/loss"] < steps[0]["eval/domain/loss"]
+
+
+def test_the_log_and_the_ending_say_what_to_type_next(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Data on stdout: the table and the next commands; the log holds what was printed."""
+    run = workshop.train("talking", "--max_steps", "1", retain=False)
+    captured = capsys.readouterr()
+    assert "of the best checkpoint, step 1" in captured.out
+    assert f"python evaluate.py {run}" in captured.out
+    assert f"python -m whisper_min.export {run} --to openai" in captured.out
+    log = (run / "train.log").read_text()
+    assert "step 0: domain" in log
+    assert "step 1: domain" in log
+    assert str(run) in captured.err
+
+
+# ---- The step.
+
+
+def test_accumulation_equals_one_big_batch(workshop: Workshop, tmp_path: Path) -> None:
+    """Four clips in one batch, or one after another: the same loss, gradient and weights (texts differ in length)."""
+    four = write_set(tmp_path / "four", TEXTS[:4], SECONDS[:4])
+    options = ("--data", f"four={four}", "--audio_context", "full", "--max_steps", "3", "--eval_every", "3")
+    steps, trained = {}, {}
+    for batch_size, accumulate in ((4, 1), (1, 4)):
+        name = f"accumulated-{batch_size}"
+        argv = [*workshop.argv(name, retain=False), "--batch_size", str(batch_size), "--accumulate", str(accumulate)]
+        position = argv.index("--data")
+        del argv[position : position + 2]
+        assert train.main([*argv, *options]) == 0
+        steps[batch_size] = runs.merge_steps(rows_of(workshop.runs / name))
+        trained[batch_size] = weights_of(workshop.runs / name, 3).state_dict()
+    first, second = (its[1] for its in steps.values())
+    assert first["train/loss"] == pytest.approx(second["train/loss"], rel=1e-6)
+    assert first["train/grad_norm"] == pytest.approx(second["train/grad_norm"], rel=1e-5)
+    for step in (1, 2, 3):
+        assert steps[4][step]["train/tokens"] == steps[1][step]["train/tokens"]
+        assert steps[4][step]["train/loss"] == pytest.approx(steps[1][step]["train/loss"], rel=1e-4)
+    original = weights.load(str(workshop.model))[0].state_dict()
+    for name in trained[4]:
+        moved = (trained[4][name] - original[name]).norm()
+        assert (trained[4][name] - trained[1][name]).norm() <= 0.01 * moved + 1e-7, name
+
+
+def test_the_logged_loss_is_the_mean_over_the_steps_tokens(workshop: Workshop, finished: Path) -> None:
+    """The first step's loss and gradient norm, computed here by hand from the same batch."""
+    cfg = config.resolve(config.parse(workshop.argv("by-hand")))
+    prepared = setup.prepare(cfg, Console(stderr=True))
+    batch = batches.collate(prepared.schedule.epoch(0)[0], prepared.tokens, prepared.dims.n_mels, prepared.cfg)
+    model, _ = prepared.load()
+    logits = model.decoder(batch.targets.inputs, encode(model, batch.mel))
+    loss = sum_cross_entropy(logits, batch.targets.targets) / batch.targets.count
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    logged = runs.merge_steps(rows_of(finished))[1]
+    assert logged["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert logged["train/grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_one_clip_can_be_learnt_by_heart(workshop: Workshop, tmp_path: Path) -> None:
+    """Forty steps on one clip: the loss vanishes, and decoding the clip writes its text."""
+    one = write_set(tmp_path / "one", ["A red fox ran."], [2.0])
+    argv = workshop.argv("by-heart", "--max_steps", "40", "--eval_every", "40", "--lr", "0.01", retain=False)
+    position = argv.index("--data")
+    argv[position + 1] = f"one={one}"
+    assert train.main([*argv, "--audio_context", "full"]) == 0
+    run = workshop.runs / "by-heart"
+    losses = [row["train/loss"] for row in rows_of(run) if "train/loss" in row]
+    assert losses[0] > 5
+    assert losses[-1] < 0.1
+    model = weights_of(run, 40)
+    tokens = Tokens(model.dims)
+    mel = audio.log_mel(audio.pad([audio.read(tmp_path / "one" / "0.wav")]), 80)
+    with torch.inference_mode():
+        (written,) = decode.greedy(model, decode.encode_windows(model, mel), tokens)
+    assert written.text == "A red fox ran."
+    assert written.ended
+
+
+def test_a_frozen_encoder_stays_as_it_is(workshop: Workshop) -> None:
+    """To the bit, under packed windows; the decoder trains."""
+    run = workshop.train("frozen-pack", "--freeze_encoder", "--audio_context", "pack", "--max_steps", "2", retain=False)
+    before, after = weights.load(str(workshop.model))[0], weights_of(run, 2)
+    assert same_weights_of(before.encoder, after.encoder)
+    assert not same_weights_of(before.decoder, after.decoder)
+
+
+def same_weights_of(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two parts hold the same numbers."""
+    return all(torch.equal(*pair) for pair in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_non_finite_gradient_is_logged_and_skipped(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step's loss is made infinite: said in the log, null in the metrics, and the run goes on without it."""
+    calls = []
+
+    def infinite_once(logits: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        return sum_cross_entropy(logits, targets) * (math.inf if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(train, "sum_cross_entropy", infinite_once)
+    run = workshop.train("non-finite", "--max_steps", "2", "--save_every", "1", "--eval_every", "2", retain=False)
+    steps = runs.merge_steps(rows_of(run))
+    assert steps[1]["train/grad_norm"] is None
+    assert {"train/loss", "train/grad_norm"} <= set(steps[1]["nonfinite"])
+    assert math.isfinite(steps[2]["train/grad_norm"])
+    assert "step 1: the gradient is not finite; the update was skipped" in (run / "train.log").read_text()
+    original = weights.load(str(workshop.model))[0]
+    assert same_weights(weights_of(run, 1), original)
+    assert not same_weights(weights_of(run, 2), original)
+    state = checkpoint.load_trainer(run / "checkpoints" / "2")["optimizer"]["state"]
+    assert {int(each["step"]) for each in state.values()} == {1}
+
+
+def test_another_seed_is_another_order(workshop: Workshop) -> None:
+    """The seed alone decides the order of the data."""
+    orders = []
+    for seed in ("0", "0", "1"):
+        cfg = config.resolve(config.parse(workshop.argv("seeded", "--seed", seed)))
+        schedule = setup.prepare(cfg, Console(stderr=True)).schedule
+        orders.append([[window.text for window in batch] for epoch in (0, 1) for batch in schedule.epoch(epoch)])
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_labels_are_written_in_the_announced_style(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Upper-case references reach the batch in sentence case, and as they are where that is asked for."""
+    shouted = write_set(tmp_path / "shouted", ["SO HE SAID I AM HERE", "AND ON"], [2.0, 1.0])
+    argv = workshop.argv("styled")
+    argv[argv.index("--data") + 1] = f"shouted={shouted}"
+    for style, expected in (
+        ("auto", {"So he said I am here.", "And on."}),
+        ("keep", {"SO HE SAID I AM HERE", "AND ON"}),
+    ):
+        prepared = setup.prepare(config.resolve(config.parse([*argv, "--label_style", style])), Console(stderr=True))
+        batch = batches.collate(prepared.schedule.epoch(0)[0], prepared.tokens, prepared.dims.n_mels, prepared.cfg)
+        labels = {
+            prepared.tokens.decode([token for token in row if token >= 0]) for row in batch.targets.targets.tolist()
+        }
+        assert labels == expected
+    assert train.main([*argv, "--check"]) == 0
+    shown = capsys.readouterr().out
+    assert "sentence" in shown
+    assert "' So'" in shown
+    assert "' SO'" not in shown
+
+
+# ---- Stopping and going on.
+
+
+def test_the_same_command_twice_is_the_same_run(workshop: Workshop, finished: Path) -> None:
+    """Weights, losses and transcripts, to the bit."""
+    assert_same_run(workshop.train("again"), finished)
+
+
+@pytest.fixture(scope="module")
+def frozen_finished(workshop: Workshop) -> Path:
+    """The uninterrupted run with a frozen encoder, whose outputs are remembered from the first epoch on."""
+    return workshop.train("frozen-finished", "--freeze_encoder")
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "options"),
+    [
+        ("training", 4, ()),
+        ("evaluating", 0, ()),
+        ("evaluating", 3, ()),
+        ("training", 4, ("--freeze_encoder",)),
+    ],
+    ids=["second epoch", "first evaluation", "an evaluation", "frozen encoder"],
+)
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(
+    workshop: Workshop, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, state: str, step: int,
+    options: Sequence[str],
+) -> None:  # fmt: skip
+    """`stop` in `control`, then --resume: all that the run leaves is what an uninterrupted one leaves, to the bit."""
+    name = f"stopped-{state}-{step}-{len(options)}"
+    with monkeypatch.context() as patch:
+        at_beat(patch, state, step, command("stop"))
+        run = workshop.train(name, *options)
+    stopped = status(run)
+    assert (stopped["state"], stopped["step"], stopped["last_command"]) == ("stopped", step, "stop")
+    last = runs.last_checkpoint(run)
+    assert (last is None) if step == 0 else (last is not None and last.name == str(step))
+    torch.manual_seed(0)  # as in `Workshop.train`; a checkpoint brings its own state
+    assert train.main(["--resume", str(run)]) == 0
+    assert status(run)["state"] == "finished"
+    assert {row["_attempt"] for row in rows_of(run)} == ({2} if step == 0 else {1, 2})
+    assert_same_run(run, request.getfixturevalue("frozen_finished" if options else "finished"))
+    best, expected = runs.best_checkpoint(run), runs.best_checkpoint(workshop.runs / "finished")
+    assert best is not None
+    assert expected is not None
+    if not options:
+        assert best.name == expected.name
+
+
+def test_signals_end_a_run_with_their_code_and_it_can_be_resumed(workshop: Workshop) -> None:
+    """SIGTERM and Ctrl-C between two steps of a process of its own: 143 and 130, saved, and resumed to the bit."""
+    options = ("--max_steps", "100", "--eval_every", "100")
+    processes = {}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        argv = [sys.executable, "train.py", *workshop.argv(number.name, *options, retain=False)]
+        processes[number] = subprocess.Popen(
+            argv, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        waiting = dict(processes)
+        deadline = time.monotonic() + 300
+        while waiting and time.monotonic() < deadline:
+            for number, process in list(waiting.items()):
+                assert process.poll() is None, process.stderr.read() if process.stderr else ""
+                if any(row["_step"] >= 4 for row in runs.read_jsonl(workshop.runs / number.name / "metrics.jsonl")):
+                    process.send_signal(number)
+                    del waiting[number]
+            time.sleep(0.01)
+        codes = {number: process.wait(timeout=120) for number, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+    assert codes == {signal.SIGTERM: 143, signal.SIGINT: 130}
+    for number, reason in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")):
+        run = workshop.runs / number.name
+        stopped = status(run)
+        assert (stopped["state"], stopped["exit_reason"]) == ("stopped", reason)
+        last = runs.last_checkpoint(run)
+        assert last is not None
+        assert 4 <= int(last.name) == stopped["step"] < 100
+        assert checkpoint.load_trainer(last)["step"] == stopped["step"]
+        assert f"--resume {run}" in (run / "train.log").read_text()
+    assert train.main(["--resume", str(workshop.runs / "SIGTERM")]) == 0
+    uninterrupted = workshop.train("not-signalled", *options, retain=False)
+    assert_same_run(workshop.runs / "SIGTERM", uninterrupted, 100, but=("rng",))  # another process, another state
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(finished: Path, tmp_path: Path) -> None:
+    """Nothing to do: exit code 0, the same weights and rows."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    assert train.main(["--resume", str(copy)]) == 0
+    assert listing(copy / "checkpoints") == listing(finished / "checkpoints")
+    assert rows_of(copy) == rows_of(finished)
+    assert rows_of(copy, "samples.jsonl") == rows_of(finished, "samples.jsonl")
+
+
+def test_a_damaged_checkpoint_is_not_resumed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trainer or weights cut short: exit code 2, the file named, the run left as it is."""
+    for name in ("trainer.pt", "model.safetensors"):
+        copy = tmp_path / name.replace(".", "-")
+        shutil.copytree(finished, copy, symlinks=True)
+        path = copy / "checkpoints" / "6" / name
+        path.write_bytes(path.read_bytes()[:1000])
+        before = listing(copy)
+        assert train.main(["--resume", str(copy)]) == 2
+        assert f"{path}: cannot be read" in capsys.readouterr().err.replace(str(path.resolve()), str(path))
+        assert listing(copy) == before
+
+
+def test_early_stopping(workshop: Workshop) -> None:
+    """--patience 1 at a rate that changes nothing: the second evaluation is no better, and the run ends, saved."""
+    run = workshop.train(
+        "patient", "--patience", "1", "--eval_every", "1", "--lr", "1e-9", "--max_steps", "9", retain=False
+    )
+    final = status(run)
+    assert (final["state"], final["step"]) == ("finished", 2)
+    assert "stopped early" in final["exit_reason"]
+    assert max(runs.merge_steps(rows_of(run))) == 2
+    best, last = runs.best_checkpoint(run), runs.last_checkpoint(run)
+    assert best is not None
+    assert last is not None
+    assert (best.name, last.name) == ("1", "2")
+
+
+def test_save_and_eval_on_request_and_a_set_held_out(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command is obeyed after the step that is under way; without --eval_data a tenth is held out and listed."""
+    argv = workshop.argv("asked", "--max_steps", "3", "--eval_every", "3", retain=False)
+    position = argv.index("--eval_data")
+    del argv[position : position + 2]
+    at_beat(monkeypatch, "training", 0, command("save"))
+    at_beat(monkeypatch, "training", 1, command("eval"))
+    assert train.main(argv) == 0
+    run = workshop.runs / "asked"
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"1", "2", "3", "best", "last"}
+    evaluated = [step for step, row in runs.merge_steps(rows_of(run)).items() if "eval/held-out/wer" in row]
+    assert evaluated == [0, 2, 3]
+    (held,) = rows_of(run, "held_out.jsonl")
+    assert held["id"] in {f"{index}.wav" for index in range(5)}
+    cfg = config.resolve(config.load(run))
+    prepared = setup.prepare(cfg, Console(stderr=True))
+    trained = {example.id for each in prepared.report.role("data") for example in each.speech.examples}
+    assert trained == {f"{index}.wav" for index in range(5)} - {held["id"]}
+
+
+# ---- What is refused, and what fails.
+
+
+def test_a_run_is_never_written_over(finished: Path, workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, two ways on, and not a byte changed."""
+    before = listing(finished)
+    assert train.main(workshop.argv("finished")) == 2
+    message = capsys.readouterr().err
+    assert "--run finished" in message
+    assert f"--resume {finished}" in message
+    assert listing(finished) == before
+
+
+def test_check_writes_no_run(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0; the sets, a batch token by token, the steps; no folder."""
+    assert train.main(workshop.argv("checked", "--check")) == 0
+    shown = capsys.readouterr().out
+    assert "Preflight" in shown
+    assert "<|startoftranscript|>" in shown
+    assert "<|endoftext|>" in shown
+    assert "6 steps of 2 × 1" in shown
+    assert not (workshop.runs / "checked").exists()
+
+
+def test_faults_are_said_at_once_and_nothing_is_written(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing recording, an empty text, a clip of 40 s, an impossible option: all in one go, also under --check."""
+    manifest = write_set(tmp_path / "faulty", ["Fine.", "Gone.", "", "Long."], [1.0, 1.0, 1.0, 40.0])
+    (tmp_path / "faulty" / "1.wav").unlink()
+    argv = workshop.argv("faulty", "--accumulate", "0")
+    argv[argv.index("--data") + 1] = f"faulty={manifest}"
+    for more in ((), ("--check",)):
+        assert train.main([*argv, *more]) == 2
+        message = capsys.readouterr().err
+        assert "--accumulate 0: must be at least 1" in message
+        assert f"{manifest}, line 2" in message
+        assert "1.wav: does not exist" in message
+        assert "2.wav: has an empty text" in message
+        assert "3.wav: 40.0 s, but Whisper hears 30 s; split it" in message
+        assert "4 faults; nothing was written" in message
+        assert not (workshop.runs / "faulty").exists()
+
+
+def test_unknown_sets_and_models_are_named(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both in one message."""
+    argv = workshop.argv("unknown")
+    argv[argv.index("--data") + 1] = "nowhere.jsonl"
+    argv[argv.index("--model") + 1] = "tinny"
+    assert train.main(argv) == 2
+    message = capsys.readouterr().err
+    assert "--model tinny" in message
+    assert "nowhere.jsonl" in message
+
+
+def test_a_full_disk_ends_the_run_with_1(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason, what is whole, and how to go on; then it goes on."""
+
+    def no_space(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        at_beat(patch, "training", 1, lambda run: patch.setattr(checkpoint, "save_file", no_space))
+        argv = workshop.argv("full", "--max_steps", "2", "--save_every", "1", "--eval_every", "2", retain=False)
+        assert train.main(argv) == 1
+    run = workshop.runs / "full"
+    message = capsys.readouterr().err
+    assert "step 2 could not be saved" in message
+    assert "the disk is full; the checkpoint of step 1 is whole" in message
+    assert f"--resume {run}" in message
+    assert status(run)["state"] == "failed"
+    assert "disk is full" in status(run)["exit_reason"]
+    assert train.main(["--resume", str(run)]) == 0
+    assert status(run)["state"] == "finished"
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_recording_that_disappears_in_training(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    skip_bad: bool,
+) -> None:  # fmt: skip
+    """Named, exit code 1; under --skip_bad left out, counted and said."""
+    name = f"disappearing-{skip_bad}"
+    manifest = write_set(tmp_path / name, TEXTS[:2], SECONDS[:2])
+    argv = workshop.argv(name, "--max_steps", "1", "--eval_every", "1", retain=False)
+    argv[argv.index("--data") + 1] = f"set={manifest}"
+    at_beat(monkeypatch, "training", 0, lambda run: (tmp_path / name / "0.wav").unlink())
+    assert train.main([*argv, *(["--skip_bad"] if skip_bad else [])]) == (0 if skip_bad else 1)
+    run = workshop.runs / name
+    assert "line 1" in capsys.readouterr().err
+    assert "line 1" in (run / "train.log").read_text()
+    if skip_bad:
+        assert runs.merge_steps(rows_of(run))[1]["data/bad"] == 1
+    else:
+        assert status(run)["state"] == "failed"
+
+
+def test_the_defaults_of_a_run_are_filled_in(workshop: Workshop) -> None:
+    """Steps from epochs: two passes over three batches; a tenth of them warm-up is none."""
+    cfg = Config(
+        model=str(workshop.model),
+        data=(f"small={workshop.data}",),
+        eval_data=(f"domain={workshop.domain}",),
+        retain=(f"general={workshop.general}",),
+        batch_size=2,
+        data_dir=workshop.root / "cache",
+        runs_dir=workshop.runs,
+        run="defaults",
+    )
+    prepare = partial(setup.prepare, console=Console(stderr=True))
+    assert prepare(cfg).cfg.max_steps == 6
+    assert prepare(replace(cfg, accumulate=2)).cfg.max_steps == 4
+    assert prepare(replace(cfg, epochs=1.0)).cfg.max_steps == 3
