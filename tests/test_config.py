@@ -36,7 +36,7 @@ def argv_of(cfg: Config, separator: str) -> list[str]:
         value, flag = getattr(cfg, field.name), field.name.replace("_", separator)
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no{separator}{flag}")
-        elif value is not None:
+        elif value not in (None, ()):
             words += [f"--{flag}", *(value if isinstance(value, tuple) else [str(value)])]
     return words
 

@@ -502,7 +502,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 
 def test_signals_end_a_run_with_their_code_and_it_can_be_resumed(workshop: Workshop) -> None:
     """SIGTERM and Ctrl-C between two steps of a process of its own: 143 and 130, saved, and resumed to the bit."""
-    options = ("--max_steps", "100", "--eval_every", "100")
+    options = ("--max_steps", "40", "--eval_every", "40")
     processes = {}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -532,12 +532,12 @@ def test_signals_end_a_run_with_their_code_and_it_can_be_resumed(workshop: Works
         assert (stopped["state"], stopped["exit_reason"]) == ("stopped", reason)
         last = runs.last_checkpoint(run)
         assert last is not None
-        assert 4 <= int(last.name) == stopped["step"] < 100
+        assert 4 <= int(last.name) == stopped["step"] < 40
         assert checkpoint.load_trainer(last)["step"] == stopped["step"]
         assert f"--resume {run}" in (run / "train.log").read_text()
     assert train.main(["--resume", str(workshop.runs / "SIGTERM")]) == 0
     uninterrupted = workshop.train("not-signalled", *options, retain=False)
-    assert_same_run(workshop.runs / "SIGTERM", uninterrupted, 100, but=("rng",))  # another process, another state
+    assert_same_run(workshop.runs / "SIGTERM", uninterrupted, 40, but=("rng",))  # another process, another state
 
 
 def test_a_finished_run_resumed_is_left_as_it_is(finished: Path, tmp_path: Path) -> None:

@@ -132,10 +132,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, runtime_before: float = 0.0) -> RunFolder:
-        """Make the folder, or take up one that is there: `attempt` is one more than its rows know."""
+        """Make the folder, or take up one that is there: `attempt` is one more than its rows know, at least 2."""
+        resumed = (path / "config.json").exists()
         path.mkdir(parents=True, exist_ok=True)
         attempts = [row.get("_attempt", 0) for row in read_jsonl(path / "metrics.jsonl")]
-        return cls(path, max([0, *attempts]) + 1, runtime_before)
+        return cls(path, max([int(resumed), *attempts]) + 1, runtime_before)
 
     def write_config(self, record: dict[str, Any]) -> None:
         """Write config.json: what the run was started with, options and environment."""

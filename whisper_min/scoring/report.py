@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from whisper import Whisper
 
@@ -129,7 +130,7 @@ def table(
         for its in described:
             numbers = its["sets"][set_name]
             rate = "wer" if "wer" in numbers else "drift"
-            row = [f"{set_name}{' (drift)' * (rate == 'drift')}", short_name(its["name"])]
+            row = [escape(set_name) + " (drift)" * (rate == "drift"), short_name(its["name"])]
             row += [with_interval(numbers[rate], numbers[f"{rate}_ci"])]
             row += [_change(changes.get((set_name, its["name"]))), str(numbers["loops"])]
             if wide:
@@ -143,13 +144,13 @@ def table(
         made.add_row("non-speech", short_name(its["name"]), f"{its['non_speech']['words_per_minute']:.1f} words/min")
     kinds = {name: numbers["resampled"] for name, numbers in described[0]["sets"].items()}
     over = [f"{kind}s of {', '.join(n for n in kinds if kinds[n] == kind)}" for kind in sorted(set(kinds.values()))]
-    made.caption = f"95 % paired bootstrap over {'; '.join(over)}"
+    made.caption = escape(f"95 % paired bootstrap over {'; '.join(over)}")
     return made
 
 
 def short_name(system: str) -> str:
-    """A run's name without its folder."""
-    return Path(system).name or system
+    """A run's name without its folder; brackets in it are no markup."""
+    return escape(Path(system).name or system)
 
 
 def with_interval(rate: float, bounds: Sequence[float], sign: str = "") -> str:

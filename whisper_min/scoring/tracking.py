@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from whisper import Whisper
 
@@ -172,12 +173,12 @@ class Evaluation:
                 loops = str(sum(utterance.loop for utterance in result.utterances))
                 clips, rate = str(len(result.utterances)), f"{100 * result.words.rate:.1f}"
                 if result.is_drift:
-                    made.add_row(name, f"{kind}, drift", clips, "0.0", rate, "", loops)
+                    made.add_row(escape(name), f"{kind}, drift", clips, "0.0", rate, "", loops)
                     continue
                 before, after = significance.resample([original.units([result])])
                 compared = significance.compare(before, after, original.words.rate, result.words.rate)
                 change = with_interval(compared.delta_wer, compared.delta_ci, "+")
-                made.add_row(name, kind, clips, f"{100 * original.words.rate:.1f}", rate, change, loops)
+                made.add_row(escape(name), kind, clips, f"{100 * original.words.rate:.1f}", rate, change, loops)
         return made
 
 
