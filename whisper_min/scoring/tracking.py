@@ -165,7 +165,7 @@ class Evaluation:
         """Original and fine-tuned, domain and general, with paired 95 % intervals of the difference."""
         title = f"WER in % of the best checkpoint, step {step} ({self.normalizer})"
         made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for column in ("set", "", "clips", "original", "fine-tuned", "change (95 %)", "loops"):
+        for column in ("set", "", "clips", "original", "tuned", "change (95 %)", "loops"):
             made.add_column(column, justify="left" if column in ("set", "") else "right", no_wrap=True)
         for kind, sets in [("domain", self.domain), ("general", self.general)]:
             for name in (checked.speech.name for checked in sets):
