@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from whisper_min import audio, config
 from whisper_min.config import DEMO
 from whisper_min.data import preflight, sources
+from whisper_min.data.preflight import Report
 from whisper_min.data.sources import DEMO_FOLDER, DEMO_SPLITS
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
@@ -44,18 +44,25 @@ def test_manifests_say_what_the_files_hold(split: str) -> None:
         assert entry["speaker"]
 
 
-def test_no_recording_or_text_is_in_two_sets() -> None:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What the preflight finds in a training and an evaluation on all that is shipped."""
+    cfg = config.resolve(config.parse(["--demo", "--data_dir", str(tmp_path_factory.mktemp("demo"))]))
+    assert cfg.data == DEMO.data
+    tested = sources.load_sets(["test=demo:test"], "data", cfg.data_dir)
+    sets = [*sources.of_training(cfg), *(("test", each) for each in tested)]
+    return preflight.run(sets, cfg, Tokens(random_whisper().dims), Console(stderr=True))
+
+
+def test_no_recording_or_text_is_in_two_sets(report: Report) -> None:
     """By name, by sound and by text: what is evaluated was never trained on."""
-    names: dict[str, str] = {}
-    sounds: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    for split in DEMO_SPLITS:
-        for entry in rows(split):
-            samples, _ = soundfile.read(DEMO_FOLDER / entry["audio_filepath"], dtype="float32")
-            sound = hashlib.sha256(samples.tobytes()).hexdigest()
-            for known, key in ((names, entry["audio_filepath"]), (sounds, sound), (texts, entry["text"].lower())):
-                assert known.setdefault(key, split) == split, entry
-    assert len(names) == len(sounds) == sum(len(rows(split)) for split in DEMO_SPLITS)
+    seen: dict[str, str] = {}
+    for each in report.sets:
+        for example, facts in zip(each.speech.examples, each.facts, strict=True):
+            assert facts.digest
+            for key in (str(example.audio_filepath), facts.digest, example.text.lower()):
+                assert seen.setdefault(key, each.role) == each.role, example
+    assert {each.role for each in report.sets} == {"data", "eval_data", "retain", "test"}
 
 
 def test_every_file_is_used_and_licensed() -> None:
@@ -72,14 +79,11 @@ def test_the_folder_is_small() -> None:
     assert sum(path.stat().st_size for path in DEMO_FOLDER.rglob("*") if path.is_file()) < 5_000_000
 
 
-def test_the_demo_passes_its_own_preflight(tmp_path: Path) -> None:
+def test_the_demo_passes_its_own_preflight(report: Report) -> None:
     """`--demo` as it is on the command line: no faults, and no text that does not fit its audio."""
-    cfg = config.resolve(config.parse(["--demo", "--data_dir", str(tmp_path)]))
-    assert cfg.data == DEMO.data
-    report = preflight.run(sources.of_training(cfg), cfg, Tokens(random_whisper().dims), Console(stderr=True))
     assert report.faults == []
     assert {each.role: each.speech.name for each in report.sets} == {
-        "data": "throat", "eval_data": "throat", "retain": "clean"
+        "data": "throat", "eval_data": "throat", "retain": "clean", "test": "test"
     }  # fmt: skip
     assert all(each.style == "keep" for each in report.sets)
     assert not any("do not fit their audio" in note or "clipped" in note or "silent" in note for note in report.notes)
