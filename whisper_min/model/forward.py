@@ -106,7 +106,7 @@ def attend(attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causa
     small = not torch.is_grad_enabled() or k.shape[2] <= PLAIN_ATTENTION_POSITIONS
     if q.device.type == "cpu" and not causal and (single or (small and q.dtype == torch.bfloat16)):
         # torch's flash kernel for CPUs works in blocks of queries: for one query, and in bf16, which it unpacks, plain
-        # products are 1.4 to 4 times as fast (tests/bench/RESULTS.md)
+        # products are faster
         with torch.autocast("cpu", enabled=False):
             attended = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
     else:
@@ -122,8 +122,8 @@ def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
 def linear(layer: Linear, x: Tensor) -> Tensor:
     """`layer(x)`; without gradients, in fp32 on a CPU, through oneDNN.
 
-    torch takes MKL there, which on AMD processors leaves a quarter of the speed unused (tests/bench/RESULTS.md);
-    oneDNN's product is the one that torch.compile emits. Layers of other classes (adapters) run as they are.
+    torch takes MKL there, which is slower on the AMD processors that this was tried on; oneDNN's product is the one
+    that torch.compile emits. Layers of other classes (adapters) run as they are.
     """
     by_onednn = (
         type(layer) is Linear
