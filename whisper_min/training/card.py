@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import whisper
 
 from whisper_min.config import Config, to_record
 from whisper_min.model.weights import Origin
@@ -88,11 +89,15 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
         for name, its in results.items()
         if its.get("original_wer") is not None
     )
+    heads = ""
+    if cfg.model in whisper.available_models():  # the table has no entry for a path
+        heads = (
+            " For word timestamps give it the alignment heads of the original, which a .pt cannot hold: "
+            f"`model.set_alignment_heads(whisper._ALIGNMENT_HEADS[{cfg.model!r}])`."
+        )
     return (
         f"---\n{front}\n---\n\n# {name}\n\nWhisper `{cfg.model}` fine-tuned for {step} steps with whisper-min.\n\n"
         f"| set | original WER | this model |\n|---|---|---|\n{rows}\n\n"
         f"WER at step {evaluated} with the normaliser {normalizer}, greedy, no timestamps, clips padded to 30 s.\n\n"
-        "`whisper.load_model` opens what `python -m whisper_min.export RUN --to openai model.pt` writes. For word "
-        "timestamps give it the alignment heads of the original, which a .pt cannot hold: "
-        f"`model.set_alignment_heads(whisper._ALIGNMENT_HEADS[{cfg.model!r}])`.\n"
+        f"`whisper.load_model` opens what `python -m whisper_min.export RUN --to openai model.pt` writes.{heads}\n"
     )
