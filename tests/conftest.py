@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def random_whisper(multilingual: bool = False, n_mels: int = 80, layers: int = 1
     torch.nn.init.normal_(model.decoder.positional_embedding, std=0.01)
     torch.nn.init.normal_(model.decoder.token_embedding.weight, std=0.02)
     return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def _restore_signals() -> Iterator[None]:
+    """A training takes the process's handlers; pytest wants its own back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

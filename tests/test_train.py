@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,15 +41,6 @@ TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, m
 SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
 STEPS, LR, WARMUP = 6, 1e-3, 2
 FROZEN = ("--freeze_encoder", "--eval_every", "6")
-
-
-@pytest.fixture(autouse=True)
-def _restore_signals() -> Iterator[None]:
-    """A training takes the process's handlers; pytest wants its own back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
