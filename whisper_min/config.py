@@ -16,11 +16,15 @@ from typing import Any, Literal
 from whisper_min import runs
 
 # Options that take several sets; repeated flags add up.
-SET_OPTIONS = ("data", "eval_data", "retain")
+SET_OPTIONS = ("data", "eval_data", "retain", "replay")
 
 # Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of
 # pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
 LEARNING_RATES = {384: 1e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
+# LoRA's, nearly the same for every size and rank (Schulman et al., "LoRA Without Regret", 2025).
+LORA_LEARNING_RATE = 2e-4
+# Share of a step's clips that `--replay SET` takes where it names none.
+REPLAY_SHARE = 0.2
 
 
 class InputError(Exception):
@@ -46,11 +50,17 @@ class Config:
     Without it: a tenth of --data is held out, by speaker where known."""
     retain: tuple[str, ...] = ()
     """Sets of everything else, to see what is forgotten. Without it: the clean clips shipped in the package (few)."""
+    replay: tuple[str, ...] = ()
+    """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (0.2
+    without a share; 0 only lends its audio to --ewc). Sets without text are labelled by the original."""
     data_dir: Path = Path("~/.cache/whisper-min")
     """Where downloaded sets and the preflight's results are kept."""
 
-    label_style: Literal["auto", "keep", "lower", "sentence"] = "auto"
-    """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced."""
+    label_style: Literal["auto", "keep", "lower", "sentence", "original"] = "auto"
+    """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced.
+    `original`: case and punctuation from the original model's transcript where its words are the reference's."""
+    self_label: bool = False
+    """Label all --replay sets by the original model, also those that have text; loops and unsure ones are left out."""
     language: str = "en"
     """Language of the speech, a code or a name that Whisper knows."""
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -59,6 +69,44 @@ class Config:
     """Scale every clip to a peak of 0.95, in training and in evaluation alike."""
     skip_bad: bool = False
     """Leave out entries with faults (listed and counted) instead of refusing to start."""
+
+    method: Literal["full", "lora"] = "full"
+    """Train all weights, or low-rank adapters beside frozen ones."""
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: float | None = None
+    """Adapters are scaled by alpha / rank. Without it: twice the rank."""
+    lora_dropout: float = 0.0
+    """Dropout on what the adapters read."""
+    lora_targets: Literal["all", "attention", "qv", "mlp", "encoder", "decoder"] = "all"
+    """Which linear layers get adapters: all, the attention's, its query and value, the MLP's, or one side's."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+    kl: float = 0.0
+    """Weight of the KL divergence from the original model's predictions."""
+    kl_temperature: float = 1.0
+    """Softens both distributions; the term is multiplied by its square."""
+    kl_on: Literal["replay", "domain", "both"] = "replay"
+    """Which clips the KL term is taken on."""
+    kl_gate: bool = False
+    """On domain clips, take it only where the original's first choice is the reference."""
+    kl_storage: Literal["same", "bf16"] = "same"
+    """How full fine-tuning keeps the original's weights beside the model: as they are, or in half the memory."""
+    ewc: float = 0.0
+    """Weight of elastic weight consolidation: weights that general speech (--replay) depends on stay where they are."""
+    l2sp: float = 0.0
+    """Weight of L2-SP: all weights stay near the original's (EWC with equal importance)."""
+    fisher: Literal["sampled", "labels"] = "sampled"
+    """The Fisher information from texts sampled from the original (the true one), or from labels (empirical)."""
+    fisher_samples: int = 200
+    """Utterances that the Fisher information is estimated on, at most."""
+    max_forgetting: float | None = None
+    """Forgetting budget: choose the checkpoint, and at the end the interpolation point, of lowest domain WER whose
+    relative loss on the --retain sets, pooled, is at most this (0.05 is 5 %)."""
+    max_drift: float | None = None
+    """The same for --retain sets without text: WER against the original's own transcripts."""
+    confidence: float | None = None
+    """Ask that the one-sided bound of this confidence, for instance 0.95, stays within --max_forgetting."""
 
     audio_context: Literal["full", "trim", "pack"] = "trim"
     """`full`: 30 s windows, as Whisper was trained. `trim`: the encoder runs on the clip's own length, rounded up to
@@ -74,7 +122,7 @@ class Config:
     max_steps: int | None = None
     """Optimizer steps."""
     lr: float | None = None
-    """Peak learning rate. Without it: by the model's size, 1e-5 (tiny) … 4.4e-6 (large)."""
+    """Peak learning rate. Without it: by the model's size, 1e-5 (tiny) … 4.4e-6 (large); 2e-4 for LoRA."""
     warmup_steps: int | None = None
     """Steps of linear warm-up before the linear decay to zero. Without it: a tenth of all."""
     weight_decay: float = 0.0
@@ -223,7 +271,8 @@ def resolve(cfg: Config) -> Config:
     changes: dict[str, Any] = {"data_dir": cfg.data_dir.expanduser()}
     if not cfg.data:
         changes["data"] = ("librispeech:train-clean-100",)
-    if not cfg.retain and cfg.language.lower() in ("en", "english"):  # what is shipped is English
+    # what is shipped is English, and too little to hold a budget on
+    if not cfg.retain and cfg.language.lower() in ("en", "english") and cfg.max_forgetting is cfg.max_drift is None:
         changes["retain"] = ("clean=demo:general",)
     if cfg.run is None:
         stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"
@@ -250,6 +299,7 @@ def check(cfg: Config) -> list[str]:
     for name in ("weight_decay", "grad_clip"):
         if not 0 <= getattr(cfg, name) < math.inf:
             faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more, and finite")
+    faults += check_retention(cfg)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", cfg.device):
         faults.append(f"--device {cfg.device}: must be auto, cpu, cuda, cuda:N or mps")
     if cfg.model.endswith(".en") and cfg.language.lower() not in ("en", "english"):
@@ -263,6 +313,45 @@ def check(cfg: Config) -> list[str]:
             f"{cfg.model.removesuffix('.en')}"
         )
     faults += check_run_folder(cfg)
+    return faults
+
+
+def check_retention(cfg: Config) -> list[str]:
+    """Faults of the options that keep the old knowledge."""
+    faults = []
+    if cfg.lora_rank < 1:
+        faults.append(f"--lora_rank {cfg.lora_rank}: must be at least 1")
+    if cfg.lora_alpha is not None and not 0 < cfg.lora_alpha < math.inf:
+        faults.append(f"--lora_alpha {cfg.lora_alpha}: must be above 0, and finite")
+    if not 0 <= cfg.lora_dropout < 1:
+        faults.append(f"--lora_dropout {cfg.lora_dropout}: must lie between 0 and 1")
+    if cfg.method == "lora" and cfg.freeze_encoder and cfg.lora_targets != "decoder":
+        faults.append("--freeze_encoder: with --method lora, say --lora_targets decoder instead")
+    for name in ("kl", "ewc", "l2sp"):
+        if not 0 <= getattr(cfg, name) < math.inf:
+            faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more, and finite")
+    if not 0 < cfg.kl_temperature < math.inf:
+        faults.append(f"--kl_temperature {cfg.kl_temperature}: must be above 0, and finite")
+    if cfg.kl and cfg.kl_on != "domain" and not cfg.replay:
+        faults.append("--kl: needs general speech to be taken on; give --replay SET, or --kl_on domain")
+    if cfg.kl_gate and (not cfg.kl or cfg.kl_on == "replay"):
+        faults.append("--kl_gate: acts on domain clips; give --kl and --kl_on domain or both")
+    if cfg.ewc and not cfg.replay:
+        faults.append("--ewc: needs general speech to measure on; give --replay SET (SET@0 to train on none of it)")
+    if cfg.self_label and not cfg.replay:
+        faults.append("--self_label: labels the --replay sets; give --replay SET")
+    if cfg.fisher_samples < 1:
+        faults.append(f"--fisher_samples {cfg.fisher_samples}: must be at least 1")
+    for name in ("max_forgetting", "max_drift"):
+        value = getattr(cfg, name)
+        if value is not None and not 0 <= value < math.inf:
+            faults.append(f"--{name} {value}: must be 0 or more, as a fraction: 0.05 is 5 %")
+        if value is not None and not cfg.retain:
+            faults.append(f"--{name}: needs --retain sets of general speech, enough of it to measure on")
+    if cfg.confidence is not None and cfg.max_forgetting is None:
+        faults.append("--confidence: acts on --max_forgetting; give that too")
+    if cfg.confidence is not None and not 0.5 <= cfg.confidence < 1:
+        faults.append(f"--confidence {cfg.confidence}: must lie between 0.5 and 1, for instance 0.95")
     return faults
 
 
