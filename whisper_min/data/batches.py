@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -10,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
@@ -22,6 +24,7 @@ from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Targets, Tokens
 
 T = TypeVar("T")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,26 @@ class Window:
     examples: tuple[Example, ...]
     texts: tuple[str, ...]
     context: int
+    role: str = "domain"
+    """`domain`, or `replay` for general speech that is mixed in."""
 
     @property
     def text(self) -> str:
         """The label of the row: the texts joined by a space."""
         return " ".join(self.texts)
+
+
+class OnDevice(NamedTuple):
+    """A batch's tensors on the device that computes."""
+
+    mel: Tensor
+    """(B, M, F)"""
+    inputs: Tensor
+    """(B, T), what the decoder reads"""
+    counted: Tensor
+    """(N,), indices into the flattened (B, T) that the loss counts, found on the host: the device need not wait"""
+    labels: Tensor
+    """(N,), what should be predicted there"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,19 @@ class Batch:
     def ids(self) -> list[str]:
         """Every utterance in the batch."""
         return [example.id for window in self.windows for example in window.examples]
+
+    @property
+    def role(self) -> str:
+        """`domain` or `replay`: a batch holds windows of one role."""
+        return self.windows[0].role
+
+    def on(self, device: torch.device) -> OnDevice:
+        """The tensors on a device."""
+        counted = self.targets.positions
+        labels = self.targets.targets.flatten()[counted]
+        return OnDevice(
+            *(each.to(device, non_blocking=True) for each in (self.mel, self.targets.inputs, counted, labels))
+        )
 
 
 class Schedule:
@@ -152,6 +183,94 @@ class Schedule:
             epoch, batch = epoch + 1, 0
 
 
+class Replay:
+    """General speech, mixed in as a share of every step's clips, in an endless seeded order.
+
+    The domain's batches are left as they are: clips are added to each step until the share is met, to the clip, over
+    the steps so far. Which ones is a function of the seed and of the domain's clips so far alone.
+
+    Parameters
+    ----------
+    examples, texts, seconds
+        utterances with their labels in the final style and their lengths
+    share, domain_share : float
+        of all clips, this set's and the domain's
+    audio_context : str
+        `trim` gives each clip its own context; else the window is 30 s
+    batch_size : int
+        clips in a micro-batch, at most
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        texts: Sequence[str],
+        seconds: Sequence[float],
+        share: float,
+        domain_share: float,
+        audio_context: str,
+        batch_size: int,
+        seed: str,
+    ) -> None:
+        self.windows = [
+            Window(
+                (example,),
+                (label,),
+                audio.context_samples(math.ceil(length * SAMPLE_RATE)) if audio_context == "trim" else N_SAMPLES,
+                "replay",
+            )
+            for example, label, length in zip(examples, texts, seconds, strict=True)
+        ]
+        self.rate = share / domain_share
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def window(self, position: int) -> Window:
+        """The window at a position of the endless order: every clip once, shuffled, and again."""
+        epoch, index = divmod(position, len(self.windows))
+        return self._order(epoch)[index]
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  # lives as long as the run
+    def _order(self, epoch: int) -> list[Window]:
+        order = list(self.windows)
+        random.Random(f"{self.seed} {epoch}").shuffle(order)
+        return order
+
+    def due(self, domain_clips: int) -> int:
+        """How many clips were due after so many of the domain."""
+        return math.floor(domain_clips * self.rate + 1e-9)
+
+    def between(self, before: int, after: int) -> list[list[Window]]:
+        """Micro-batches of one context each, for the step in which the domain's clips went from `before` to `after`."""
+        due = [self.window(position) for position in range(self.due(before), self.due(after))]
+        batches: list[list[Window]] = []
+        for context in sorted({window.context for window in due}):
+            batches += split_evenly([window for window in due if window.context == context], self.batch_size)
+        return batches
+
+
+# Where a run stands in its data: epoch, batch of the epoch, and clips of the domain so far.
+Position = tuple[int, int, int]
+
+
+def steps(
+    schedule: Schedule, replays: Sequence[Replay], accumulate: int, position: Position
+) -> Iterator[tuple[Position, list[list[Window]]]]:
+    """Endless steps from a position on: the micro-batches of each, and the position that follows it."""
+    epoch, batch, clips = position
+    order = schedule.from_position(epoch, batch)
+    while True:
+        micro_batches: list[list[Window]] = []
+        for _ in range(accumulate):
+            (epoch, batch), windows = next(order)
+            micro_batches.append(windows)
+        before = clips
+        clips += sum(len(window.examples) for windows in micro_batches for window in windows)
+        for replay in replays:
+            micro_batches += replay.between(before, clips)
+        yield (epoch, batch, clips), micro_batches
+
+
 def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
     """Split into runs of at most `size` that differ by one at the most: 17 by 8 is 6, 6, 5 and never 8, 8, 1."""
     runs = math.ceil(len(items) / size)
@@ -188,14 +307,14 @@ def default_workers(device_type: str) -> int:
     return 0 if device_type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
 
 
-def read_ahead(items: Iterator[T], work: Callable[[T], Batch], workers: int) -> Iterator[tuple[T, Batch]]:
-    """(item, work(item)) in order, computed by threads two batches a worker ahead; in place with no workers."""
+def read_ahead(items: Iterator[T], work: Callable[[T], Done], workers: int) -> Iterator[tuple[T, Done]]:
+    """(item, work(item)) in order, computed by threads two items a worker ahead; in place with no workers."""
     if workers == 0:
         for item in items:
             yield item, work(item)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
-        waiting: deque[tuple[T, Future[Batch]]] = deque()
+        waiting: deque[tuple[T, Future[Done]]] = deque()
         try:
             for item in items:
                 waiting.append((item, pool.submit(work, item)))

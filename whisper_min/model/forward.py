@@ -8,6 +8,8 @@ from torch import Tensor
 from whisper import Whisper
 from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
 
+from whisper_min.model.lora import LoRALinear
+
 # Longest audio context, in positions (15 s), for which training in bf16 on a CPU keeps the attention weights.
 PLAIN_ATTENTION_POSITIONS = 750
 
@@ -123,20 +125,19 @@ def linear(layer: Linear, x: Tensor) -> Tensor:
     """`layer(x)`; without gradients, in fp32 on a CPU, through oneDNN.
 
     torch takes MKL there, which is slower on the AMD processors that this was tried on; oneDNN's product is the one
-    that torch.compile emits. Layers of other classes (adapters) run as they are.
+    that torch.compile emits.
     """
     by_onednn = (
-        type(layer) is Linear
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
-    if by_onednn:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
-        return product
-    return layer(x)
+    if not by_onednn:
+        return layer(x)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    return layer.adapt(x, product) if isinstance(layer, LoRALinear) else product
 
 
 def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
