@@ -155,14 +155,17 @@ def test_one_language_at_a_time(language: str, faulty: bool, bench: Workbench) -
     assert bool(bench.check([bench.row(language=language)]).faults) == faulty
 
 
-def test_a_set_without_text_is_for_retain_alone(bench: Workbench) -> None:
+def test_a_set_without_text_is_for_retain_and_replay_alone(bench: Workbench) -> None:
     rows = [bench.row(text=""), bench.row(text="")]
-    assert bench.check(rows, "retain").faults == []
+    for role in ("retain", "replay"):
+        report = bench.check(rows, role)
+        assert report.faults == [] and report.sets[0].self_label == (role == "replay")
     for role in ("data", "eval_data"):
         for skip_bad in (False, True):
             [fault] = bench.check(rows, role, skip_bad=skip_bad).faults
             assert fault == (
-                f"--{role} {bench.folder / 'mine.jsonl'}: has no transcripts; only --retain takes sets without text"
+                f"--{role} {bench.folder / 'mine.jsonl'}: has no transcripts; only --retain and --replay take sets "
+                "without"
             )
 
 
@@ -189,6 +192,34 @@ def test_training_and_evaluation_do_not_share_a_recording(bench: Workbench) -> N
         ]
     both = preflight.run([("eval_data", mine), ("retain", theirs)], bench.cfg, TOKENS, quiet())
     assert both.faults == [], "two evaluation sets may share a recording"
+
+
+def test_replay_is_checked_as_what_it_is_trained_on(bench: Workbench) -> None:
+    rows = [bench.row(), bench.row(text=""), bench.row(audio=bench.record(seconds=30.5), text=TEXT * 15)]
+    told = bench.check(rows, "replay").faults
+    assert len(told) == 2
+    assert "line 2" in told[0] and "has an empty text" in told[0]
+    assert "line 3" in told[1] and "30.5 s, but Whisper hears 30 s" in told[1]
+
+    # of texts that the original will write anew nothing is asked, of the audio everything
+    rows[0]["text"] = "a " * 447
+    report = bench.check(rows, "replay", self_label=True)
+    [fault] = report.faults
+    assert "30.5 s" in fault and report.sets[0].self_label
+    assert not bench.check(rows[:1], "data", self_label=True).sets[0].self_label
+
+
+def test_replay_and_evaluation_do_not_share_a_recording(bench: Workbench) -> None:
+    shared = bench.record()
+    calm = bench.load([bench.row(), bench.row(audio=shared)], "calm")
+    theirs = bench.load([bench.row(audio=shared)], "theirs")
+    for role in ("eval_data", "retain"):
+        report = preflight.run([(role, theirs), ("replay", calm)], bench.cfg, TOKENS, quiet())
+        assert report.faults == [
+            f"{bench.folder / 'calm.jsonl'}, line 2: is in the replay set and in the evaluation set theirs; remove one"
+        ]
+    both = preflight.run([("data", theirs), ("replay", calm)], bench.cfg, TOKENS, quiet())
+    assert notes(both) == ["replay calm: 1 of 2 recordings are in --data, too"]
 
 
 def test_a_long_list_of_faults_is_cut_and_counted(bench: Workbench) -> None:
@@ -416,6 +447,17 @@ def test_the_table_has_a_row_for_each_set(bench: Workbench) -> None:
     [second] = [line for line in lines.splitlines() if "--retain" in line]
     assert re.search(r"mine\W+2\W+0\.00\W+2\W+upper-case unpunctuated → sentence", first)
     assert re.search(r"theirs\W+2\W+0\.00\W.*\?.*cased", second)
+
+
+def test_the_table_shows_the_shares_and_whose_labels(bench: Workbench) -> None:
+    loud = bench.load([bench.row(text="LOUD ONE")], "loud")
+    silent = bench.load([bench.row(text="")], "silent")
+    sets = [("replay", replace(loud, share=0.125)), ("replay", silent)]
+    lines = render(preflight.table(preflight.run(sets, bench.cfg, TOKENS, quiet()))).splitlines()
+    [first] = [line for line in lines if "loud" in line]
+    [second] = [line for line in lines if "silent" in line]
+    assert "--replay 12.5 %" in first and "upper-case unpunctuated → sentence" in first
+    assert "--replay 0 %" in second and "no text → the original's" in second
 
 
 def test_the_batch_table_says_what_the_loss_counts() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from conftest import babble
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_min.config import Config, InputError
+from whisper_min.config import REPLAY_SHARE, Config, InputError
 from whisper_min.data import sources
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.sources import Spec, parse_spec, read_folder, read_manifest
@@ -58,6 +59,57 @@ def faults_of(read: Callable[[], object]) -> list[str]:
 )
 def test_a_word_has_name_source_and_split(word: str, spec: tuple[str, str, str | None]) -> None:
     assert parse_spec(word, "data") == Spec(*spec, "data")
+
+
+@pytest.mark.parametrize(
+    ("word", "spec"),
+    [
+        ("my/train.jsonl", ("train", "my/train.jsonl", None, REPLAY_SHARE)),
+        ("my/train.jsonl@0.1", ("train", "my/train.jsonl", None, 0.1)),
+        ("calm=my/train.jsonl@0", ("calm", "my/train.jsonl", None, 0.0)),
+        ("librispeech:dev-clean@.25", ("dev-clean", "librispeech", "dev-clean", 0.25)),
+        ("calm=demo:general@5e-1", ("calm", "demo", "general", 0.5)),
+        ("me@home/train.jsonl@0.1", ("train", "me@home/train.jsonl", None, 0.1)),
+        ("me@home.jsonl", ("me-home", "me@home.jsonl", None, REPLAY_SHARE)),
+        ("speech@0.5/", ("speech-0", "speech@0.5/", None, REPLAY_SHARE)),
+    ],
+)
+def test_a_replay_word_may_have_a_share(word: str, spec: tuple[str, str, str | None, float]) -> None:
+    name, source, split, share = spec
+    assert parse_spec(word, "replay") == Spec(name, source, split, "replay", share)
+
+
+@pytest.mark.parametrize("share", ["1", "1.5", "-0.1", "nan", "inf", "", "10%", "a tenth"])
+def test_a_share_that_is_none_is_refused(share: str) -> None:
+    [fault] = faults_of(lambda: parse_spec(f"calm=my/train.jsonl@{share}", "replay"))
+    assert fault.startswith(f"--replay calm=my/train.jsonl@{share}: the share {share!r} is not a number from 0 up to")
+    assert "as in calm=my/train.jsonl@0.2;" in fault
+
+
+@pytest.mark.parametrize("option", ["data", "eval_data", "retain"])
+def test_only_replay_takes_a_share(option: str) -> None:
+    [fault] = faults_of(lambda: parse_spec("my/train.jsonl@0.1", option))
+    assert fault == (
+        f"--{option} my/train.jsonl@0.1: only --replay takes a share; leave @0.1 out, or write a folder of that name "
+        "as my/train.jsonl@0.1/"
+    )
+    for word in ("speech@2024", "me@home.jsonl", "speech@0.5/"):
+        assert parse_spec(word, option).source == word, "a path's own @"
+
+
+def test_the_shares_leave_room_for_the_domain(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_set("calm", ["Hello."], seconds=0.1)
+
+    def load(*shares: float) -> list[SpeechSet]:
+        return sources.load_sets([f"s{n}={path}@{share}" for n, share in enumerate(shares)], "replay", tmp_path)
+
+    assert [each.share for each in load(0.5, 0.25, 0.0)] == [0.5, 0.25, 0.0]
+    assert [each.share for each in load(*[0.1] * 9)] == [0.1] * 9
+    for shares in [(0.5, 0.5), (0.1,) * 10, (0.9, 0.2)]:
+        [fault] = faults_of(lambda shares=shares: load(*shares))  # type: ignore[misc]
+        assert fault.startswith(
+            f"--replay: the shares {' + '.join(map(str, shares))} leave nothing of a step to --data"
+        )
 
 
 @pytest.mark.parametrize(
@@ -370,3 +422,20 @@ def test_of_training_holds_out_only_without_eval_data(make_set: Callable[..., Pa
     assert [(role, each.name, len(each.examples)) for role, each in given_set] == [
         *[("data", "mine", 20), ("eval_data", "theirs", 1)]
     ]
+
+
+def test_of_training_reads_replay_sets_last_and_holds_out_none_of_them(
+    make_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    mine, calm, news = (make_set(name, ["Hello."] * 20, seconds=0.1) for name in ("mine", "calm", "news"))
+    cfg = Config(data=(str(mine),), replay=(f"{calm}@0.1", f"mine={news}"), data_dir=tmp_path)
+    assert [(role, each.name, len(each.examples), each.share) for role, each in sources.of_training(cfg)] == [
+        ("data", "mine", 18, 0.0),
+        ("eval_data", "held-out", 2, 0.0),
+        ("replay", "calm", 20, 0.1),
+        ("replay", "mine", 20, REPLAY_SHARE),
+    ]
+    twice = replace(cfg, replay=(f"{calm}@0.1", f"calm={news}"), retain=("nowhere",))
+    told = faults_of(lambda: sources.of_training(twice))
+    assert [fault.split(":")[0] for fault in told] == ["--retain nowhere", "--replay"]
+    assert "2 sets are called 'calm'" in told[1]

@@ -45,6 +45,8 @@ class SpeechSet:
 
     held_out: bool = False
     """Whether it was split off --data for evaluation."""
+    share: float = 0.0
+    """Of every step's clips, where it is replayed; 0 lends its audio to --ewc alone."""
 
     @property
     def has_text(self) -> bool:

@@ -35,6 +35,8 @@ SILENT_BELOW_DB = -60.0
 PLAUSIBLE_SPEED = (2.0, 30.0)
 # A manifest's duration may differ from the file's by so many seconds.
 DURATION_TOLERANCE = 0.5
+# Roles whose clips a model is trained on.
+TRAINED = ("data", "replay")
 # Faults printed in full; the rest is counted.
 FAULTS_SHOWN = 20
 
@@ -65,6 +67,8 @@ class CheckedSet:
     facts: list[Facts]
     style: str
     """Label style that its texts get in training."""
+    self_label: bool = False
+    """Whether the original writes its labels, because it has no texts or because they are not wanted."""
 
     @property
     def seconds(self) -> list[float]:
@@ -88,7 +92,7 @@ class Report:
     """Faults of entries that were left out under --skip_bad."""
 
     def role(self, role: str) -> list[CheckedSet]:
-        """The sets of one role: `data`, `eval_data` or `retain`."""
+        """The sets of one role: `data`, `eval_data`, `retain` or `replay`."""
         return [each for each in self.sets if each.role == role]
 
     def shown_faults(self) -> list[str]:
@@ -106,20 +110,27 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     entries = [(example, speech.name) for _, speech in sets for example in speech.examples]
     facts = iter(list(_inspect_all([example for example, _ in entries], cfg, console, report)))
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
-    evaluated = {digest: speech.name for role, speech, known in checked if role != "data" for digest in _digests(known)}
+    evaluated = {
+        digest: speech.name for role, speech, known in checked if role not in TRAINED for digest in _digests(known)
+    }
+    trained = {digest for role, _, known in checked if role == "data" for digest in _digests(known)}
     for role, speech, known in checked:
         style = text.resolve_style(cfg.label_style, [example.text for example in speech.examples])
+        self_label = role == "replay" and (cfg.self_label or not speech.has_text)
         keep: list[int] = []
         faults: list[str] = []
         for index, (example, its) in enumerate(zip(speech.examples, known, strict=True)):
-            wrong = list(_entry_faults(example, its, role, speech, style, cfg, tokens))
-            if role == "data" and its.digest in evaluated:
-                wrong.append(f"is in the training set and in the evaluation set {evaluated[its.digest]}; remove one")
+            wrong = list(_entry_faults(example, its, role, cfg))
+            if not self_label and its.error is None:
+                wrong += _text_faults(example, speech, style, tokens)
+            if role in TRAINED and its.digest in evaluated:
+                kind = "training" if role == "data" else "replay"
+                wrong.append(f"is in the {kind} set and in the evaluation set {evaluated[its.digest]}; remove one")
             faults += [f"{example.where}: {fault}" for fault in wrong]
             if not wrong:
                 keep.append(index)
         if role in ("data", "eval_data") and not speech.has_text and not speech.held_out:
-            faults = [f"--{role} {speech.source}: has no transcripts; only --retain takes sets without text"]
+            faults = [f"--{role} {speech.source}: has no transcripts; only --retain and --replay take sets without"]
             report.faults += faults
         elif faults and cfg.skip_bad and keep:
             report.skipped += faults
@@ -127,8 +138,10 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             known = [known[index] for index in keep]
         else:
             report.faults += faults
-        report.sets.append(CheckedSet(role, speech, known, style))
+        report.sets.append(CheckedSet(role, speech, known, style, self_label))
         report.notes += list(_set_notes(report.sets[-1], cfg))
+        if role == "replay" and (both := sum(each.digest in trained for each in known)):
+            report.notes.append(f"replay {speech.name}: {both} of {len(known)} recordings are in --data, too")
     if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
         report.notes.append("--skip_bad leaves out entries with faults, and lists and counts them")
     return report
@@ -138,10 +151,8 @@ def _digests(facts: Sequence[Facts]) -> set[str]:
     return {each.digest for each in facts if each.digest}
 
 
-def _entry_faults(
-    example: Example, facts: Facts, role: str, speech: SpeechSet, style: str, cfg: Config, tokens: Tokens
-) -> Iterator[str]:
-    """What makes one entry unusable, each with its fix."""
+def _entry_faults(example: Example, facts: Facts, role: str, cfg: Config) -> Iterator[str]:
+    """What makes one entry unusable whatever its text is, each with its fix."""
     if facts.error is not None:
         yield f"{example.audio_filepath}: {facts.error}"
         return
@@ -149,18 +160,10 @@ def _entry_faults(
         yield f"{example.audio_filepath}: holds no samples; remove the entry"
     if not facts.finite:
         yield f"{example.audio_filepath}: holds numbers that are not finite (NaN); convert the file again"
-    if role == "data" and facts.seconds > CHUNK_LENGTH:
+    if role in TRAINED and facts.seconds > CHUNK_LENGTH:
         yield (
             f"{example.audio_filepath}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
             "segments (offset and duration in the manifest)"
-        )
-    if not example.text and (speech.has_text or speech.held_out):
-        yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
-    label = text.restyle(example.text, style)
-    if not tokens.fits(label):
-        yield (
-            f"{example.audio_filepath}: its text has {len(tokens.encode(label)) - 1} tokens, but the decoder "
-            f"reads {tokens.text_context}; split the clip"
         )
     if example.language and language_code(example.language) not in (None, language_code(cfg.language)):
         yield (
@@ -171,6 +174,18 @@ def _entry_faults(
         yield (
             f"{example.audio_filepath}: is {facts.seconds:.2f} s long, the manifest says {example.duration:.2f} s; "
             "correct the duration, or add an offset (0 for the start) if a part of the file is meant"
+        )
+
+
+def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens) -> Iterator[str]:
+    """What is wrong with an entry's text, each with its fix."""
+    if not example.text and (speech.has_text or speech.held_out):
+        yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
+    label = text.restyle(example.text, style)
+    if not tokens.fits(label):
+        yield (
+            f"{example.audio_filepath}: its text has {len(tokens.encode(label)) - 1} tokens, but the decoder "
+            f"reads {tokens.text_context}; split the clip"
         )
 
 
@@ -210,7 +225,7 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
         )
     if speech.unused_columns:
         yield f"{name}: the columns {', '.join(speech.unused_columns)} are not used in training"
-    if checked.role == "data":
+    if checked.role in TRAINED and not checked.self_label:
         description = text.describe_style([example.text for example in speech.examples])
         if cfg.label_style == "auto" and checked.style != "keep":
             yield (
@@ -329,10 +344,13 @@ def table(report: Report) -> Table:
         examples = each.speech.examples
         speakers = len({example.speaker for example in examples if example.speaker})
         style = text.describe_style([example.text for example in examples])
-        if each.role == "data" and each.style != "keep":
+        if each.self_label:
+            style += " → the original's"
+        elif each.role in TRAINED and each.style != "keep":
             style += f" → {each.style}"
         hours = f"{sum(each.seconds) / 3600:.2f}"
-        made.add_row(f"--{each.role}", each.speech.name, str(len(examples)), hours, str(speakers or "?"), style)
+        option = f"--{each.role}" + (f" {100 * each.speech.share:g} %" if each.role == "replay" else "")
+        made.add_row(option, each.speech.name, str(len(examples)), hours, str(speakers or "?"), style)
     return made
 
 

@@ -1,4 +1,4 @@
-"""What `--data`, `--eval_data` and `--retain` accept, read into sets of examples."""
+"""What `--data`, `--eval_data`, `--retain` and `--replay` accept, read into sets of examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whisper_min.config import Config, InputError
+from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
 from whisper_min.data import librispeech
 from whisper_min.data.examples import Example, SpeechSet
 
@@ -27,28 +27,35 @@ AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
     *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
 )
+MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 DEMO_FOLDER = Path(__file__).parent.parent / "demo"
 DEMO_SPLITS = ("train", "dev", "test", "general")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One set as written on the command line: `[name=]source[:split]`."""
+    """One set as written on the command line: `[name=]source[:split]`, under --replay with `@share`."""
 
     name: str
     source: str
     split: str | None
     option: str
+    share: float = 0.0
+    """Of every step's clips; above 0 under --replay alone."""
 
     def __str__(self) -> str:
         return f"--{self.option} {self.source}" + (f":{self.split}" if self.split else "")
 
 
 def parse_spec(word: str, option: str) -> Spec:
-    """Take `[name=]source[:split]` apart; the name falls back to the file's stem, or its folder's for `manifest`."""
-    name, equals, source = word.partition("=")
+    """Take `[name=]source[:split][@share]` apart; InputError for a share that is none or not under --replay.
+
+    The name falls back to the file's stem, or its folder's for `manifest`.
+    """
+    rest, share = _parse_share(word, option)
+    name, equals, source = rest.partition("=")
     if not equals or "/" in name:
-        name, source = "", word
+        name, source = "", rest
     split = None
     if source.partition(":")[0] in ("demo", "librispeech", "hub"):
         source, _, split = source.partition(":")
@@ -56,19 +63,51 @@ def parse_spec(word: str, option: str) -> Spec:
         path = Path(source)
         stem = path.stem if path.suffix else path.name
         name = split or (path.resolve().parent.name if stem == "manifest" else stem)
-    return Spec(re.sub(r"[^\w.-]+", "-", name), source, split or None, option)
+    return Spec(re.sub(r"[^\w.-]+", "-", name), source, split or None, option, share)
+
+
+def _parse_share(word: str, option: str) -> tuple[str, float]:
+    """(word without its share, share). What follows the last `@` is a share unless it looks like a path's end."""
+    rest, at, last = word.rpartition("@")
+    is_path = not at or "/" in last or last.lower().endswith(MANIFEST_SUFFIXES)
+    try:
+        share = float(last)
+    except ValueError:
+        share = math.nan
+    if option != "replay":
+        if not is_path and 0 <= share < 1:
+            raise InputError(
+                f"--{option} {word}: only --replay takes a share; leave @{last} out, or write a folder of that name as "
+                f"{word}/"
+            )
+        return word, 0.0
+    if is_path:
+        return word, REPLAY_SHARE
+    if not 0 <= share < 1:
+        raise InputError(
+            f"--replay {word}: the share {last!r} is not a number from 0 up to below 1, as in {rest}@{REPLAY_SHARE}; "
+            f"write a folder of that name as {word}/"
+        )
+    return rest, share
 
 
 def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechSet]:
     """Read every set that an option names; InputError with the faults of all of them at once."""
     sets: list[SpeechSet] = []
     faults: list[str] = []
+    shares: list[float] = []
     for word in words:
-        spec = parse_spec(word, option)
         try:
+            spec = parse_spec(word, option)
+            shares.append(spec.share)
             sets.append(load_set(spec, data_dir))
         except InputError as error:
             faults += error.faults
+    if math.fsum(shares) >= 1:  # fsum: ten tenths are 1
+        faults.append(
+            f"--{option}: the shares {' + '.join(f'{share:g}' for share in shares)} leave nothing of a step to --data; "
+            f"make them add up to less than 1, as in SET@0.1 (a set without a share takes {REPLAY_SHARE})"
+        )
     names = [each.name for each in sets]
     for name in sorted({name for name in names if names.count(name) > 1}):
         sources = [each.source for each in sets if each.name == name]
@@ -85,9 +124,9 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
     """All sets of a training as (option, set); without --eval_data a tenth of --data is held out."""
     faults: list[str] = []
     loaded: dict[str, list[SpeechSet]] = {}
-    for option, words in [("data", cfg.data), ("eval_data", cfg.eval_data), ("retain", cfg.retain)]:
+    for option in SET_OPTIONS:
         try:
-            loaded[option] = load_sets(words, option, cfg.data_dir)
+            loaded[option] = load_sets(getattr(cfg, option), option, cfg.data_dir)
         except InputError as error:
             faults += error.faults
     names = [each.name for option in ("eval_data", "retain") for each in loaded.get(option, [])]
@@ -116,7 +155,7 @@ def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
             f"{spec}: hub datasets are not supported yet; download the set, write a manifest "
             '({"audio_filepath": …, "text": …} a line) and give its path'
         )
-    elif path.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv"):
+    elif path.suffix.lower() in MANIFEST_SUFFIXES:
         examples, unused = read_manifest(path)
     elif path.is_dir():
         examples = read_folder(path)
@@ -129,7 +168,7 @@ def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
         )
     if not examples:
         raise InputError(f"{spec}: holds no entries")
-    return SpeechSet(spec.name, spec.source, examples, unused)
+    return SpeechSet(spec.name, spec.source, examples, unused, share=spec.share)
 
 
 def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
