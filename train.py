@@ -21,11 +21,12 @@ from rich.progress import TaskID
 from whisper_min import audio, config, runs
 from whisper_min.config import InputError
 from whisper_min.data import batches, preflight
-from whisper_min.data.batches import Batch
+from whisper_min.model import lora
 from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
+from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder
 from whisper_min.scoring.tracking import Evaluation
-from whisper_min.training import card, checkpoint, setup
+from whisper_min.training import card, checkpoint, retention, setup
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
@@ -60,27 +61,32 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     max_steps, name = cfg.max_steps, cfg.run
     assert max_steps is not None and name is not None
 
-    # ---- The model, and what trains of it.
+    # ---- The model, what trains of it, and what holds it to the original.
     model, origin = prepared.load()
     model = model.to(device)
     cfg = replace(
         cfg,
-        lr=cfg.lr or default_lr(model),
+        lr=cfg.lr or default_lr(model, cfg),
         warmup_steps=max_steps // 10 if cfg.warmup_steps is None else cfg.warmup_steps,
         eval_every=cfg.eval_every or -(-max_steps // 5),
     )
     assert cfg.lr is not None and cfg.warmup_steps is not None and cfg.eval_every is not None
-    choose_trainable(model, cfg.freeze_encoder)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = choose_trainable(model, cfg)
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
-    frozen_encoder = FrozenEncoder(model) if cfg.freeze_encoder else None
+    frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model)
+    in_precision = partial(autocast, device, precision)
+    original = Original(model, cfg) if cfg.kl else None
+    anchors = retention.anchors(
+        model, origin.fingerprint, prepared.report, cfg, prepared.tokens, in_precision, reporter
+    )
 
     # ---- Where the run stands: at its start, or exactly where its last checkpoint stopped.
-    state: dict[str, Any] = {"step": 0, "epoch": 0, "batch": 0, "evaluated": -1, "best": None, "stale": 0}
+    state: dict[str, Any] = {"step": 0, "position": (0, 0, 0), "evaluated": -1, "best": None, "stale": 0}
     state |= {"tokens": 0, "audio_seconds": 0.0, "runtime": 0.0}
     resumed = runs.last_checkpoint(cfg.resume) if cfg.resume else None
     if resumed is not None:
         saved = checkpoint.load_trainer(resumed)
+        checkpoint.load_weights(resumed, model)
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["rng"])
@@ -94,7 +100,6 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     run.write_config(record)
     run.beat(state="starting", step=state["step"], max_steps=max_steps)
     steering = Steering(run)
-    in_precision = partial(autocast, device, precision)
     evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision)
     reporter.print(preflight.table(prepared.report), *(f"note: {note}" for note in prepared.report.notes), sep="\n")
     reporter.print(f"{run.path}: {origin.found} on {device} in {precision}, {max_steps} steps, lr {cfg.lr:g}")
@@ -113,8 +118,9 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
 
     # ---- The loop: occasional work first, the step last.
     collate = partial(batches.collate, tokens=prepared.tokens, n_mels=prepared.dims.n_mels, cfg=cfg)
-    order = prepared.schedule.from_position(state["epoch"], state["batch"])
-    data = batches.read_ahead(order, lambda item: collate(item[1]), batches.default_workers(device.type))
+    replays = retention.replays(prepared.report, cfg)
+    order = batches.steps(prepared.schedule, replays, cfg.accumulate, state["position"])
+    data = batches.read_ahead(order, lambda item: list(map(collate, item[1])), batches.default_workers(device.type))
     step, readback, reason = state["step"], Readback(device), "finished"
     try:
         with reporter.bar("training", max_steps, step) as bar:
@@ -123,7 +129,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 due = step % cfg.eval_every == 0 or step == max_steps
                 if (due and state["evaluated"] != step) or steering.evaluation_wanted:
                     log_step(run, reporter, bar, readback.take(), evaluate)
-                    domain_wer = evaluate(model, step)
+                    with lora.merged(model):
+                        domain_wer = evaluate(model, step)
                     steering.evaluation_wanted, state["evaluated"] = False, step
                     if step > 0 and (state["best"] is None or domain_wer < state["best"]["wer"]):
                         state |= {"best": {"step": step, "wer": domain_wer}, "stale": 0}
@@ -142,28 +149,32 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 if steering.stop_reason is not None:
                     raise Stop
 
-                # Draw the step's micro-batches; the loss is a sum over tokens, divided once by the tokens of them all.
+                # Draw the step's micro-batches; a loss is a sum over tokens, divided once by the tokens of them all.
                 started = time.perf_counter()
-                micro_batches: list[Batch] = []
-                for _ in range(cfg.accumulate):
-                    ((state["epoch"], state["batch"]), _), batch = next(data)
-                    micro_batches.append(batch)
-                    reporter.print(*(f"left out: {bad}" for bad in batch.bad), sep="\n") if batch.bad else None
+                (state["position"], _), micro_batches = next(data)
+                for bad in (bad for batch in micro_batches for bad in batch.bad):
+                    reporter.print(f"left out: {bad}")
                 waited = time.perf_counter() - started
                 step_tokens = sum(batch.targets.count for batch in micro_batches)
-                step_loss = torch.zeros((), device=device)
+                kl_tokens = sum(b.targets.count for b in micro_batches if original and original.applies_to(b))
+                ce, kl, penalty = torch.zeros(3, device=device)
                 for batch in micro_batches:
-                    mel = batch.mel.to(device, non_blocking=True)  # (B, M, F)
-                    inputs = batch.targets.inputs.to(device, non_blocking=True)  # (B, T)
-                    counted = batch.targets.positions  # (N,), found on the host: the device is not made to wait
-                    targets = batch.targets.targets.flatten()[counted].to(device, non_blocking=True)  # (N,)
-                    counted = counted.to(device, non_blocking=True)
+                    on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)
                     with in_precision():
-                        features = frozen_encoder(batch, mel) if frozen_encoder else encode(model, mel)  # (B, A, C)
-                        logits = project(model, decode(model, inputs, features), counted)  # (N, V)
-                    loss = sum_cross_entropy(logits, targets)
-                    scaler.scale(loss / step_tokens).backward()
-                    step_loss += loss.detach()
+                        features = (
+                            frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel)
+                        )  # (B, A, C)
+                        logits = project(model, decode(model, on.inputs, features), on.counted)  # (N, V)
+                    loss = sum_cross_entropy(logits, on.labels) / step_tokens
+                    ce += loss.detach()
+                    if original and original.applies_to(batch):
+                        with in_precision():
+                            divergence = original.sum_kl(batch, on, features, logits) / kl_tokens
+                        kl += divergence.detach()
+                        loss = loss + cfg.kl * divergence
+                    scaler.scale(loss).backward()
+                for anchor in anchors:
+                    penalty += anchor.add_gradients(scaler.get_scale())
                 step += 1
                 lr = lr_at(step, cfg.lr, cfg.warmup_steps, max_steps)
                 for group in optimizer.param_groups:
@@ -185,7 +196,9 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                     "perf/data_wait": round(waited / seconds, 4),
                     "data/bad": sum(len(batch.bad) for batch in micro_batches),
                 }
-                numbers = {"train/loss": step_loss / step_tokens, "train/grad_norm": norm}
+                numbers = {"train/loss": ce + cfg.kl * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
+                numbers |= {"train/kl": kl} if original else {}
+                numbers |= {"train/ewc": penalty} if anchors else {}
                 log_step(run, reporter, bar, readback.put(numbers, known), evaluate)
     except Stop:
         log_step(run, reporter, None, readback.take(), evaluate)
@@ -213,7 +226,6 @@ def log_step(
     if numbers is None:
         return
     step = numbers.pop("_step")
-    numbers["train/ce"] = numbers["train/loss"]
     run.log_metrics(step, numbers)
     if not torch.tensor(numbers["train/grad_norm"]).isfinite():
         reporter.print(f"step {step}: the gradient is not finite; the update was skipped")

@@ -65,8 +65,8 @@ def test_default_rate_follows_the_size(name: str, low: float, high: float) -> No
 
     dims = official_dimensions(name)
     assert dims is not None
-    assert low <= default_lr(Sized(dims)) <= high  # type: ignore[arg-type]
-    assert default_lr(Sized(replace(dims, n_audio_state=64))) == LEARNING_RATES[384]  # type: ignore[arg-type]
+    assert low <= default_lr(Sized(dims), Config()) <= high  # type: ignore[arg-type]
+    assert default_lr(Sized(replace(dims, n_audio_state=64)), Config()) == LEARNING_RATES[384]  # type: ignore[arg-type]
 
 
 # ---- The groups.
@@ -76,7 +76,7 @@ def test_default_rate_follows_the_size(name: str, low: float, high: float) -> No
 def test_groups_hold_everything_that_trains_once(freeze_encoder: bool) -> None:
     """Matrices decay, vectors do not, frozen parameters are in no group."""
     model = small_whisper()
-    choose_trainable(model, freeze_encoder)
+    choose_trainable(model, Config(freeze_encoder=freeze_encoder))
     matrices, vectors = build_optimizer(model, CFG).param_groups
     assert matrices["weight_decay"] == CFG.weight_decay
     assert vectors["weight_decay"] == 0.0
@@ -86,7 +86,7 @@ def test_groups_hold_everything_that_trains_once(freeze_encoder: bool) -> None:
     trained = model.decoder if freeze_encoder else model
     assert sorted(inside) == sorted(id(parameter) for parameter in trained.parameters())
     assert any(parameter.requires_grad for parameter in model.encoder.parameters()) != freeze_encoder
-    choose_trainable(model, False)
+    choose_trainable(model, Config())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -96,7 +96,7 @@ def test_groups_hold_everything_that_trains_once(freeze_encoder: bool) -> None:
 def trained(seed: int = 0) -> tuple[Whisper, torch.optim.AdamW, list[nn.Parameter]]:
     """A small model, its optimizer and its parameters."""
     model = small_whisper(seed)
-    choose_trainable(model, False)
+    choose_trainable(model, Config())
     return model, build_optimizer(model, CFG), list(model.parameters())
 
 

@@ -258,6 +258,12 @@ def base_fingerprint(run: Path | None) -> str:
     return str(record.get("weights_fingerprint"))
 
 
+def needs_original(cfg: Config) -> bool:
+    """Whether the untouched weights take part in the training, and not its checkpoint alone."""
+    terms = cfg.kl > 0 or cfg.ewc > 0 or cfg.l2sp > 0
+    return cfg.method == "lora" or terms or bool(cfg.replay) or cfg.label_style == "original"
+
+
 def to_record(cfg: Config) -> dict[str, Any]:
     """Every option as JSON values."""
     return {

@@ -143,7 +143,7 @@ def run_arm(args: argparse.Namespace) -> common.Result:
     """One arm in this process."""
     kind, precision = args.arm.split("-")
     model, _ = weights.load(MODEL)
-    tokens, lr, watch = Tokens(model.dims), default_lr(model), common.Stopwatch()
+    tokens, lr, watch = Tokens(model.dims), default_lr(model, Config()), common.Stopwatch()
     timed = batches_of("full" if kind == "hf" else kind, args.steps, tokens)
     # warm up on one batch of every context; shapes seen first cost more
     contexts = list({windows[0].context: windows for windows in timed}.values())
@@ -171,7 +171,7 @@ def run_arm(args: argparse.Namespace) -> common.Result:
             loss = run_loop(batches, collator, loss_of, update, watch)
     else:
         cfg, loop = Config(batch_size=BATCH, lr=lr), "train.py's pieces in a plain loop"
-        choose_trainable(model, freeze_encoder=False)
+        choose_trainable(model, Config())
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, scaler = build_optimizer(model, cfg), loss_scaler(CPU, precision)
         at_start = common.resident_megabytes()

@@ -23,6 +23,8 @@ from whisper.model import Linear
 
 from whisper_min.config import Config, InputError
 
+# Names the layout of a file of adapters in its metadata.
+LAYOUT = "whisper-min-lora"
 # Which layers each choice of `--lora_targets` adapts, by the end of their names.
 _ATTENTION = ("query", "key", "value", "out")
 _MLP = ("mlp.0", "mlp.2")
@@ -68,7 +70,12 @@ class LoRALinear(Linear):  # type: ignore[misc]  # whisper has no types
         self.lora_A = nn.Parameter(layer.weight.new_empty(adapters.rank, layer.in_features))
         self.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, adapters.rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.scale, self.dropout, self.enabled = adapters.scale, dropout, True
+        self.adapters, self.dropout, self.enabled = adapters, dropout, True
+
+    @property
+    def scale(self) -> float:
+        """s"""
+        return self.adapters.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)"""
@@ -173,12 +180,13 @@ def adapter_state(model: Whisper) -> dict[str, Tensor]:
     }
 
 
-def adapter_metadata(adapters: Adapters, base: str, base_fingerprint: str) -> dict[str, str]:
+def adapter_metadata(model: Whisper, base: str, base_fingerprint: str) -> dict[str, str]:
     """What `load_adapters` needs beside the tensors; safetensors holds strings."""
+    layer = next(iter(adapted_layers(model).values()))
     return {
         "format": "pt",
-        "layout": "whisper-min-lora",
-        "adapters": json.dumps(asdict(adapters)),
+        "layout": LAYOUT,
+        "adapters": json.dumps(asdict(layer.adapters)),
         "base": base,
         "base_fingerprint": base_fingerprint,
     }
@@ -186,7 +194,7 @@ def adapter_metadata(adapters: Adapters, base: str, base_fingerprint: str) -> di
 
 def load_adapters(
     model: Whisper, fingerprint: str, state: Mapping[str, Tensor], metadata: Mapping[str, str], found: str
-) -> Adapters:
+) -> None:
     """Attach saved adapters to a copy of the weights that they were trained on.
 
     Parameters
@@ -215,9 +223,15 @@ def load_adapters(
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{found}: does not say what its adapters are ({error}); the file is damaged") from None
     attach(model, adapters)
-    expected = adapter_state(model)
-    if {key: value.shape for key, value in expected.items()} != {key: value.shape for key, value in state.items()}:
-        raise InputError(f"{found}: its adapters do not fit this model's layers; the file is damaged")
+    copy_adapters(model, state, found)
+
+
+def copy_adapters(model: Whisper, state: Mapping[str, Tensor], found: str) -> None:
+    """Give the attached adapters the numbers of saved ones; InputError where they do not fit."""
+    own = adapter_state(model)
+    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in state.items()}:
+        raise InputError(
+            f"{found}: its adapters do not fit this model's layers; the file is damaged, or of other options"
+        )
     for key, value in state.items():
-        expected[key].copy_(value)
-    return adapters
+        own[key].copy_(value)

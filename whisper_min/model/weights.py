@@ -27,7 +27,7 @@ from whisper import ModelDimensions, Whisper
 
 from whisper_min import runs
 from whisper_min.config import InputError
-from whisper_min.model import ctranslate2
+from whisper_min.model import ctranslate2, lora
 
 HEAD_CHANNELS = 64  # of every attention head in every Whisper (the paper, table 1)
 
@@ -247,6 +247,8 @@ def _load_openai(path: Path) -> _Loaded:
 def _load_safetensors(path: Path) -> _Loaded:
     """A model.safetensors under OpenAI's names (as train.py writes) or Hugging Face's."""
     state, metadata = read_safetensors(path)
+    if metadata.get("layout") == lora.LAYOUT:
+        return _load_adapted(path, state, metadata)
     if any(key.startswith("model.encoder.") for key in state):
         state = from_huggingface(state)
     try:
@@ -258,6 +260,19 @@ def _load_safetensors(path: Path) -> _Loaded:
     if heads is None and generation.is_file():
         heads = _read_json(generation).get("alignment_heads")
     return state, dims, heads, str(path)
+
+
+def _load_adapted(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> _Loaded:
+    """Adapters, merged into the weights that they were trained on."""
+    try:
+        model, origin = load(metadata.get("base", ""))
+    except InputError as error:
+        raise InputError(
+            [f"{path}: holds adapters, and their base is needed: {fault}" for fault in error.faults]
+        ) from None
+    lora.load_adapters(model, origin.fingerprint, state, metadata, str(path))
+    lora.merge(model)
+    return model.state_dict(), model.dims, origin.alignment_heads, f"{path} on {origin.found}"
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

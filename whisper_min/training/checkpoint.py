@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from whisper import Whisper
 
 from whisper_min import runs
 from whisper_min.config import InputError
-from whisper_min.model import weights
+from whisper_min.model import lora, weights
 
 MODEL_FILE, TRAINER_FILE = "model.safetensors", "trainer.pt"
 
@@ -45,11 +46,8 @@ def save(
         folder.mkdir(exist_ok=True)
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        _write(
-            beside / MODEL_FILE,
-            lambda path: save_file(state, path, metadata=weights.safetensors_metadata(model.dims, origin)),
-        )
+        state, metadata = what_trained(model, origin)
+        _write(beside / MODEL_FILE, lambda path: save_file(state, path, metadata=metadata))
         _write(beside / TRAINER_FILE, lambda path: torch.save(trainer, path))
         _write(beside / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n", "utf-8"))
         _write(beside / "README.md", lambda path: path.write_text(card, "utf-8"))
@@ -67,6 +65,25 @@ def save(
             f"python train.py --resume {run}"
         ) from error
     return final
+
+
+def what_trained(model: Whisper, origin: weights.Origin) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a checkpoint: the adapters alone under LoRA, else the whole model."""
+    if lora.adapted_layers(model):
+        state, metadata = lora.adapter_state(model), lora.adapter_metadata(model, origin.name, origin.fingerprint)
+    else:
+        state, metadata = model.state_dict(), weights.safetensors_metadata(model.dims, origin)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata
+
+
+def load_weights(checkpoint: Path, model: Whisper) -> None:
+    """Give a model, with its adapters attached under LoRA, the weights of a checkpoint."""
+    path = checkpoint / MODEL_FILE
+    state, metadata = weights.read_safetensors(path)
+    if metadata.get("layout") == lora.LAYOUT:
+        lora.copy_adapters(model, state, str(path))
+    else:
+        model.load_state_dict(state)
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

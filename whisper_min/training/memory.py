@@ -47,17 +47,33 @@ def parameters(dims: ModelDimensions) -> tuple[int, int]:
     return encoder, decoder
 
 
+def adapter_parameters(dims: ModelDimensions, cfg: Config) -> int:
+    """Parameters of the adapters that the options ask for: R (in + out) for every layer that gets one."""
+    c, d, targets = dims.n_audio_state, dims.n_text_state, cfg.lora_targets
+    projections = {"qv": 2, "mlp": 0}.get(targets, 4)
+    mlp = 0 if targets in ("attention", "qv") else 10  # two layers between one width and four
+    encoder = 0 if targets == "decoder" else dims.n_audio_layer * c * (2 * projections + mlp)
+    decoder = 0 if targets == "encoder" else dims.n_text_layer * d * (2 * 2 * projections + mlp)
+    return cfg.lora_rank * (encoder + decoder)
+
+
 def training_bytes(dims: ModelDimensions, cfg: Config, precision: str, context_samples: int) -> int:
-    """Bytes that full fine-tuning needs at its peak, without the framework itself.
+    """Bytes that fine-tuning needs at its peak, without the framework itself.
 
     fp32 weights, gradients and AdamW's two moments, autocast's copies of the weights, and the activations kept for the
     backward pass: 37 bytes a position and channel in an encoder block and 6 in a decoder block under autocast, fitted
-    to counts with saved-tensor hooks on all sizes; about twice that in fp32.
+    to counts with saved-tensor hooks on all sizes; about twice that in fp32. What holds on to the original adds its
+    copy of the weights, and their Fisher information.
     """
     encoder, decoder = parameters(dims)
-    trained = decoder + (0 if cfg.freeze_encoder else encoder)
+    anchored = decoder + (0 if cfg.freeze_encoder else encoder)
+    trained = adapter_parameters(dims, cfg) if cfg.method == "lora" else anchored
     cast = 0 if precision == "fp32" else 2
     fixed = (4 + cast) * (encoder + decoder) + 12 * trained
+    if cfg.method == "full":
+        fixed += (2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * (cfg.kl > 0)
+        fixed += 4 * anchored * ((cfg.ewc > 0) + (cfg.l2sp > 0))
+    fixed += 4 * anchored * (cfg.ewc > 0)
     positions = context_samples // SAMPLES_PER_POSITION
     encoder_activations = 0 if cfg.freeze_encoder else 37 * dims.n_audio_layer * positions * dims.n_audio_state
     activations = (
@@ -92,8 +108,10 @@ def check_memory(
     smaller = next((size for size in (4, 2, 1) if size < cfg.batch_size and fits(dims, batch_size=size)), None)
     if smaller is not None:
         fixes.append(f"--batch_size {smaller} --accumulate {cfg.batch_size * cfg.accumulate // smaller}")
-    if not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
+    if cfg.method == "full" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
         fixes.append("--freeze_encoder")
+    if cfg.method == "full" and fits(dims, method="lora", freeze_encoder=False):
+        fixes.append("--method lora")
     official = {size: official_dimensions(size) for size in ("large-v3", "turbo", "medium", "small", "base", "tiny")}
     fitting = [size for size, its in official.items() if its is not None and its != dims and fits(its)]
     if fitting:

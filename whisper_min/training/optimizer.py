@@ -6,17 +6,25 @@ import torch
 from torch import Tensor, nn
 from whisper import Whisper
 
-from whisper_min.config import LEARNING_RATES, Config
+from whisper_min.config import LEARNING_RATES, LORA_LEARNING_RATE, Config
+from whisper_min.model import lora
 
 
-def choose_trainable(model: Whisper, freeze_encoder: bool) -> None:
-    """Set `requires_grad`: every parameter, or the decoder's alone."""
-    model.requires_grad_(True)
-    model.encoder.requires_grad_(not freeze_encoder)
+def choose_trainable(model: Whisper, cfg: Config) -> list[nn.Parameter]:
+    """Set `requires_grad`: every parameter, the decoder's alone, or adapters that are attached here; returns these."""
+    if cfg.method == "lora":
+        torch.manual_seed(cfg.seed)
+        lora.attach(model, lora.of_config(cfg), cfg.lora_dropout)
+    else:
+        model.requires_grad_(True)
+        model.encoder.requires_grad_(not cfg.freeze_encoder)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def default_lr(model: Whisper) -> float:
-    """Peak learning rate by the model's width."""
+def default_lr(model: Whisper, cfg: Config) -> float:
+    """Peak learning rate: LoRA's, or by the model's width."""
+    if cfg.method == "lora":
+        return LORA_LEARNING_RATE
     width = min(LEARNING_RATES, key=lambda known: abs(known - model.dims.n_audio_state))
     return LEARNING_RATES[width]
 

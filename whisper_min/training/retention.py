@@ -1,0 +1,100 @@
+"""What a run holds on to, built before anything trains: the original for the KL term, anchors, replay."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+from whisper import Whisper
+
+from whisper_min.config import Config, InputError
+from whisper_min.data import preflight
+from whisper_min.data.batches import Replay, Window
+from whisper_min.data.tokens import Tokens
+from whisper_min.model.lora import adapters_off
+from whisper_min.retain import fisher
+from whisper_min.retain.anchor import Anchor, anchored_parameters
+from whisper_min.training.reporter import Reporter
+
+
+def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
+    """The `--replay` sets as streams of clips, each with its share."""
+    sets = report.role("replay")
+    domain_share = 1 - sum(each.speech.share for each in sets)
+    return [
+        Replay(
+            *(each.speech.examples, each.labels, each.seconds, each.speech.share, domain_share),
+            *(cfg.audio_context, cfg.batch_size, f"{cfg.seed} {each.speech.name}"),
+        )
+        for each in sets
+    ]
+
+
+def anchors(
+    model: Whisper,
+    fingerprint: str,
+    report: preflight.Report,
+    cfg: Config,
+    tokens: Tokens,
+    autocast: Callable[[], AbstractContextManager[object]],
+    reporter: Reporter,
+) -> list[Anchor]:
+    """EWC and L2-SP, as the options ask for them, held at the weights that the model has now."""
+    made = []
+    if cfg.l2sp:
+        made.append(Anchor(model, cfg.l2sp, None))
+    if cfg.ewc:
+        made.append(
+            Anchor(model, cfg.ewc, fisher_information(model, fingerprint, report, cfg, tokens, autocast, reporter))
+        )
+    return made
+
+
+def fisher_information(
+    model: Whisper,
+    fingerprint: str,
+    report: preflight.Report,
+    cfg: Config,
+    tokens: Tokens,
+    autocast: Callable[[], AbstractContextManager[object]],
+    reporter: Reporter,
+) -> dict[str, torch.Tensor]:
+    """The Fisher information of the replay sets, of mean 1; from disk where it was estimated before."""
+    known: list[tuple[Window, str]] = []
+    for each, replay in zip(report.role("replay"), replays(report, cfg), strict=True):
+        known += zip(replay.windows, [facts.digest for facts in each.facts], strict=True)
+    known = random.Random(cfg.seed).sample(known, min(cfg.fisher_samples, len(known)))
+    windows, digests = [window for window, _ in known], [digest for _, digest in known]
+    parameters = anchored_parameters(model)
+    kind = f"{cfg.fisher} {cfg.seed} {cfg.language} {cfg.task} {cfg.normalize}"
+    path = cfg.data_dir / "fisher" / f"{fisher.cache_key(fingerprint, parameters, windows, digests, kind)}.safetensors"
+    device = next(model.parameters()).device
+    found = fisher.load(path, fingerprint, parameters)
+    if found is not None:
+        reporter.print(f"Fisher information of {len(windows)} utterances: {path}")
+        return {name: each.to(device) for name, each in found.items()}
+
+    trains = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        with adapters_off(model), reporter.bar("Fisher information", len(windows)) as bar:
+            likelihoods = fisher.log_likelihoods(
+                model, windows, tokens, cfg.fisher == "sampled", cfg.normalize, cfg.seed, autocast
+            )
+
+            def shown() -> Iterator[torch.Tensor]:
+                for done, likelihood in enumerate(likelihoods, start=1):
+                    yield likelihood
+                    reporter.advance(bar, done)
+
+            estimated = fisher.rescale(fisher.diagonal(parameters, shown()))
+    except ValueError as error:
+        raise InputError(f"--ewc: {error}; give other --replay sets") from None
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(trains[name])
+    fisher.save(path, estimated, fingerprint)
+    return estimated
