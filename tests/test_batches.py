@@ -22,12 +22,14 @@ from whisper_min import audio
 from whisper_min.config import Config
 from whisper_min.data.batches import (
     Batch,
+    Replay,
     Schedule,
     Window,
     collate,
     default_workers,
     read_ahead,
     split_evenly,
+    steps,
 )
 from whisper_min.data.examples import Example
 from whisper_min.data.sources import read_manifest
@@ -285,3 +287,51 @@ def test_reading_ahead_looks_a_few_batches_ahead_and_no_further() -> None:
 def test_a_cpu_keeps_its_cores_for_the_model() -> None:
     assert default_workers("cpu") == 0
     assert 1 <= default_workers("cuda") <= 8
+
+
+def replay(count: int = 7, share: float = 0.2, seconds: float = 3.0) -> Replay:
+    """General clips of one length, a share of all clips beside a domain that has the rest."""
+    examples = [Example(f"r{index}", Path(f"r{index}.wav"), "", f"r {index}") for index in range(count)]
+    return Replay(examples, ["x"] * count, [seconds] * count, share, 1 - share, "trim", 4, "seed")
+
+
+@given(share=st.floats(0.01, 0.9), batch_size=st.integers(1, 9), accumulate=st.integers(1, 3))
+@settings(deadline=None, max_examples=30)
+def test_replay_keeps_its_share_to_the_clip_after_every_step(share: float, batch_size: int, accumulate: int) -> None:
+    order = schedule([2.0, 3.0, 9.0] * 6, batch_size=batch_size)
+    domain = general = 0
+    for (_, _, clips), micro in itertools.islice(steps(order, [replay(share=share)], accumulate, (0, 0, 0)), 25):
+        domain += sum(len(windows) for windows in micro if windows[0].role == "domain")
+        general += sum(len(windows) for windows in micro if windows[0].role == "replay")
+        assert clips == domain
+        assert abs(general - domain * share / (1 - share)) < 1 + 1e-6
+
+
+def test_replay_leaves_the_domains_batches_as_they_are() -> None:
+    order = schedule([2.0, 3.0, 9.0] * 6)
+    plain, mixed = (
+        list(itertools.islice(steps(order, replays, 2, (0, 0, 0)), 12)) for replays in ([], [replay(), replay(3, 0.3)])
+    )
+    for (at, micro), (at_mixed, micro_mixed) in zip(plain, mixed, strict=True):
+        assert at == at_mixed
+        assert micro == micro_mixed[: len(micro)]
+
+
+@pytest.mark.parametrize("taken", [1, 5, 17])
+def test_steps_can_be_resumed_anywhere(taken: int) -> None:
+    order, mixed = schedule([2.0, 3.0, 9.0] * 6), [replay(), replay(3, 0.3, seconds=8.0)]
+    whole = list(itertools.islice(steps(order, mixed, 2, (0, 0, 0)), 30))
+    position = whole[taken - 1][0]
+    assert list(itertools.islice(steps(order, mixed, 2, position), 30 - taken)) == whole[taken:]
+
+
+def test_every_replay_clip_comes_once_before_one_comes_again() -> None:
+    general = replay(7, 0.5)
+    drawn = [general.window(position).examples[0].id for position in range(21)]
+    assert all(len(set(drawn[start : start + 7])) == 7 for start in (0, 7, 14))
+    assert drawn[:7] != drawn[7:14]
+
+
+def test_a_share_of_zero_mixes_nothing_in() -> None:
+    drawn = itertools.islice(steps(schedule([2.0] * 9), [replay(share=0.0)], 1, (0, 0, 0)), 10)
+    assert all(windows[0].role == "domain" for _, micro in drawn for windows in micro)

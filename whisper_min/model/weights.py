@@ -267,9 +267,7 @@ def _load_adapted(path: Path, state: dict[str, Tensor], metadata: dict[str, str]
     try:
         model, origin = load(metadata.get("base", ""))
     except InputError as error:
-        raise InputError(
-            [f"{path}: holds adapters, and their base is needed: {fault}" for fault in error.faults]
-        ) from None
+        raise InputError([f"{path}: these adapters need their base: {fault}" for fault in error.faults]) from None
     lora.load_adapters(model, origin.fingerprint, state, metadata, str(path))
     lora.merge(model)
     return model.state_dict(), model.dims, origin.alignment_heads, f"{path} on {origin.found}"
