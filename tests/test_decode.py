@@ -116,6 +116,20 @@ def test_rows_that_leave_the_batch_change_no_other(
     assert bool(left) == (look_every < 1000)
 
 
+@pytest.mark.parametrize("look_every", [1, 5])
+def test_the_average_log_probability_is_whispers(case: Case, monkeypatch: pytest.MonkeyPatch, look_every: int) -> None:
+    """Of rows that end at different times and leave the batch, and with no word changed by asking."""
+    monkeypatch.setattr(decode, "LOOK_EVERY", {"cpu": look_every})
+    ours = greedy(case.model, case.features, case.tokens, with_logprob=True)
+    theirs = case.model.decode(case.features, decode.options(case.tokens))
+    same = [(mine, result) for mine, result in zip(ours, theirs, strict=True) if mine.tokens == result.tokens]
+    assert len(same) >= 5
+    for mine, result in same:
+        assert mine.avg_logprob == pytest.approx(result.avg_logprob, abs=1e-4)
+    assert len({round(mine.avg_logprob or 0, 3) for mine in ours}) > 3, "clips differ"
+    assert [replace(mine, avg_logprob=None) for mine in ours] == greedy(case.model, case.features, case.tokens)
+
+
 def test_suppressed_tokens_are_never_written() -> None:
     """Not even when they win by far; nor a blank or the end first."""
     model = ending_whisper(6)
@@ -143,8 +157,10 @@ def test_suppressed_tokens_are_never_written() -> None:
 def test_a_model_that_never_ends_is_cut_at_224_tokens(tiny_whisper: Whisper) -> None:
     """Whisper's own limit, and the hypothesis says that it did not end."""
     tokens, features = Tokens(tiny_whisper.dims), random_features(tiny_whisper, 2)
-    ours = greedy(tiny_whisper, features, tokens)
+    ours = greedy(tiny_whisper, features, tokens, with_logprob=True)
     theirs = tiny_whisper.decode(features, decode.options(tokens))
+    for mine, result in zip(ours, theirs, strict=True):
+        assert mine.avg_logprob == pytest.approx(result.avg_logprob, abs=1e-4), "divided by 225 without an end, too"
     assert [len(each.tokens) for each in ours] == [len(result.tokens) for result in theirs] == [224, 224]
     assert not any(each.ended for each in ours)
     assert ties(tiny_whisper, features, tokens, ours, [result.tokens for result in theirs]) == 0
@@ -256,10 +272,13 @@ def test_tiny_en_on_real_speech_is_whispers_decode() -> None:
     mel = audio.log_mel(audio.pad([each.numpy() for each in waveforms], N_SAMPLES), 80)
     with torch.inference_mode():
         features = decode.encode_windows(model, mel)
-    ours = greedy(model, features, tokens)
+    ours = greedy(model, features, tokens, with_logprob=True)
     theirs = [model.decode(log_mel_spectrogram(pad_or_trim(each)), decode.options(tokens)) for each in waveforms]
     assert ties(model, features, tokens, ours, [result.tokens for result in theirs]) <= 1
-    assert sum(mine.text == result.text for mine, result in zip(ours, theirs, strict=True)) >= 7
+    same = [(mine, result) for mine, result in zip(ours, theirs, strict=True) if mine.text == result.text]
+    assert len(same) >= 7
+    for mine, result in same:
+        assert mine.avg_logprob == pytest.approx(result.avg_logprob, abs=1e-4)
     assert all(mine.ended and mine.text for mine in ours)
 
 

@@ -35,6 +35,8 @@ class Hypothesis:
     text: str
     ended: bool
     """Whether the model wrote the end token within the limit."""
+    avg_logprob: float | None = None
+    """Nats per token, the end's included, as whisper.decode gives it; None where nobody asked."""
 
 
 def options(tokens: Tokens, beam_size: int | None = None) -> DecodingOptions:
@@ -59,13 +61,15 @@ def encode_windows(model: Whisper, mel: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def greedy(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hypothesis]:
+def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool = False) -> list[Hypothesis]:
     """Write the most likely token again and again, for every clip of a batch.
 
     Parameters
     ----------
     features : Tensor, shape = (B, A, C)
         what the encoder wrote; the decoder works in fp32, with keys and values of the audio in the features' dtype
+    with_logprob : bool
+        fill in `Hypothesis.avg_logprob`, which costs a pass over the logits for every token
     """
     task = DecodingTask(model, options(tokens))  # for whisper's own limit and suppression lists
     batch, device, limit = features.shape[0], features.device, task.sample_len
@@ -77,12 +81,15 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hypothesis]
     written = torch.full((batch, limit), tokens.end, device=device)
     rows = torch.arange(batch, device=device)  # where in `written` each row of the shrinking batch belongs
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
+    logprobs = torch.zeros(batch, device=device)
     following = torch.tensor([tokens.prefix], device=device).repeat(batch, 1)
     for position in range(limit):
         logits = decoder(following)  # (B, V)
         logits[:, suppressed] = -torch.inf
         if position == 0:
             logits[:, blank] = -torch.inf
+        if with_logprob:
+            logprobs[rows] += (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).masked_fill(ended, 0)
         best = logits.argmax(dim=-1).masked_fill(ended, tokens.end)
         written[rows, position] = best
         ended |= best == tokens.end
@@ -94,13 +101,15 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hypothesis]
             if 2 * len(alive) <= len(rows):
                 decoder.keep(alive)
                 rows, ended, following = rows[alive], ended[alive], following[alive]
-    return [_hypothesis(row, tokens) for row in written.tolist()]
+    sums = logprobs.tolist() if with_logprob else [None] * batch
+    return [_hypothesis(row, its, tokens) for row, its in zip(written.tolist(), sums, strict=True)]
 
 
-def _hypothesis(row: Sequence[int], tokens: Tokens) -> Hypothesis:
+def _hypothesis(row: Sequence[int], logprob: float | None, tokens: Tokens) -> Hypothesis:
     ended = tokens.end in row
     text = list(row[: row.index(tokens.end)] if ended else row)
-    return Hypothesis(text, str(tokens.tokenizer.decode(text)).strip(), ended)
+    average = None if logprob is None else logprob / (len(text) + 1)
+    return Hypothesis(text, str(tokens.tokenizer.decode(text)).strip(), ended, average)
 
 
 def beam(model: Whisper, features: Tensor, tokens: Tokens, beam_size: int) -> list[Hypothesis]:
