@@ -71,6 +71,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append records to a JSON-lines file (one flush for all), whole lines only."""
+    with open(path, "ab") as file:
+        # a process killed inside a write leaves a half line: end it, so that it spoils no record of ours
+        if file.tell() > 0:
+            with open(path, "rb") as written:
+                written.seek(-1, os.SEEK_END)
+                if written.read(1) != b"\n":
+                    file.write(b"\n")
+        file.write("".join(map(to_json_line, records)).encode())
+
+
 def merge_steps(rows: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Rows of the same `_step` merged by key, the last value of a key counts (so a resumed run has no doubles)."""
     steps: dict[int, dict[str, Any]] = {}
@@ -149,14 +161,7 @@ class RunFolder:
 
     def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         """Append records to `<name>` (one flush for all), whole lines only."""
-        with open(self.path / name, "ab") as file:
-            # a process killed inside a write leaves a half line: end it, so that it spoils no record of ours
-            if file.tell() > 0:
-                with open(self.path / name, "rb") as written:
-                    written.seek(-1, os.SEEK_END)
-                    if written.read(1) != b"\n":
-                        file.write(b"\n")
-            file.write("".join(map(to_json_line, records)).encode())
+        append_jsonl(self.path / name, records)
 
     def log_metrics(self, step: int, values: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""

@@ -243,7 +243,7 @@ def _inspect_all(examples: Sequence[Example], cfg: Config, console: Console, rep
     """Facts of every example, from the cache where its file has not changed."""
     cache_path = cfg.data_dir / "preflight.jsonl"
     cache = {row["key"]: row for row in runs.read_jsonl(cache_path) if "key" in row}
-    keys = [_cache_key(example) for example in examples]
+    keys = [file_key(example) for example in examples]
     known: list[Facts | None] = [_from_cache(cache.get(key)) for key in keys]
     headers = [facts if facts is not None else _header(example) for example, facts in zip(examples, known, strict=True)]
     hours = sum(facts.seconds for facts in headers) / 3600
@@ -270,14 +270,14 @@ def _inspect_all(examples: Sequence[Example], cfg: Config, console: Console, rep
     if new:
         try:
             cache_path.parent.mkdir(parents=True, exist_ok=True)
-            with open(cache_path, "a", encoding="utf-8") as file:
-                file.writelines(runs.to_json_line(row) for row in new)
+            runs.append_jsonl(cache_path, new)
         except OSError as error:
             report.notes.append(f"the preflight's results could not be cached in {cache_path} ({error.strerror})")
     yield from headers
 
 
-def _cache_key(example: Example) -> str:
+def file_key(example: Example) -> str:
+    """What tells an entry's audio from any other without decoding it; empty where the file is not there."""
     try:
         stat = example.audio_filepath.stat()
     except OSError:

@@ -1,0 +1,144 @@
+"""What the original model writes for a set: batched, and kept on disk, so that it is written once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from whisper import Whisper
+from whisper.audio import N_SAMPLES
+
+from whisper_min import audio, runs
+from whisper_min.config import Config
+from whisper_min.data import preflight
+from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.tokens import Tokens
+from whisper_min.scoring import decode, health
+from whisper_min.training.precision import autocast
+from whisper_min.training.reporter import Reporter
+
+# whisper/transcribe.py: a transcript of a lower average log-probability is not trusted.
+UNSURE_BELOW = -1.0
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What the original wrote for one clip."""
+
+    text: str
+    ended: bool
+    """Whether it wrote the end token within the limit."""
+    avg_logprob: float
+    """Nats per token, the end's included."""
+
+    @property
+    def flaw(self) -> str | None:
+        """What makes it no label, in a word; None where nothing does."""
+        if not any(character.isalnum() for character in self.text):
+            return "empty"
+        if health.is_loop(self.text):
+            return "looping"
+        if not self.ended:
+            return "endless"
+        return "unsure" if self.avg_logprob < UNSURE_BELOW else None
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """The original model as a writer of transcripts, greedy and in 30 s windows as everywhere.
+
+    They are kept in `data_dir/transcripts`, a file for each model and way to decode, a row for each recording, written
+    batch by batch: an interrupted run, a second one, and a set that has grown only do what is left.
+    """
+
+    cfg: Config
+    original: Callable[[], Whisper]
+    """Gives the original on its device; called only where a transcript is missing."""
+    tokens: Tokens
+    fingerprint: str
+    """Of the original's weights."""
+    precision: str
+    """Of the encoder."""
+    reporter: Reporter
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the transcripts are kept."""
+        parts = ["greedy", self.fingerprint, self.tokens.prefix, self.precision, self.cfg.normalize]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return self.cfg.data_dir / "transcripts" / f"{key}.jsonl"
+
+    def transcripts(self, checked: CheckedSet) -> list[Transcript]:
+        """What the original writes for each clip (30 s at the most) of a set, in its order.
+
+        A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad it is said, and its
+        transcript is empty.
+        """
+        pairs = zip(checked.speech.examples, checked.facts, strict=True)
+        keys = [facts.digest or preflight.file_key(example) or example.where for example, facts in pairs]
+        known = _read(self.path)
+        missing = {key: index for index, key in enumerate(keys) if key not in known}  # equal recordings once
+        if missing:
+            known |= self._write(checked, missing)
+        return [known[key] for key in keys]
+
+    def _write(self, checked: CheckedSet, missing: dict[str, int]) -> dict[str, Transcript]:
+        """Transcribe the clips at these indices and append what is written to the file."""
+        model = self.original()
+        device = next(model.parameters()).device
+        # clips of a length end together, so that no row of a batch waits for another
+        waiting = sorted(missing, key=lambda key: checked.seconds[missing[key]])
+        made: dict[str, Transcript] = {}
+        keeping = True
+        with self.reporter.bar(f"the original hears {checked.speech.name}", len(waiting)) as bar:
+            for first in range(0, len(waiting), self.cfg.eval_batch_size):
+                waveforms: dict[str, audio.Waveform] = {}
+                for key in waiting[first : first + self.cfg.eval_batch_size]:
+                    example = checked.speech.examples[missing[key]]
+                    try:
+                        waveforms[key] = example.read(self.cfg.normalize)
+                    except audio.AudioError as error:
+                        message = f"{example.where}: {error}"
+                        if not self.cfg.skip_bad:
+                            raise audio.AudioError(message) from None
+                        self.reporter.print(message)
+                        made[key] = Transcript("", True, 0.0)
+                if not waveforms:
+                    continue
+                mel = audio.log_mel(audio.pad(list(waveforms.values()), N_SAMPLES).to(device), model.dims.n_mels)
+                with torch.inference_mode(), autocast(device, self.precision):
+                    features = decode.encode_windows(model, mel)  # (B, A, C)
+                written = decode.greedy(model, features, self.tokens, with_logprob=True)
+                new = {
+                    key: Transcript(each.text, each.ended, each.avg_logprob or 0.0)
+                    for key, each in zip(waveforms, written, strict=True)
+                }
+                keeping = keeping and self._keep(new)
+                made |= new
+                self.reporter.advance(bar, len(made))
+        return made
+
+    def _keep(self, new: dict[str, Transcript]) -> bool:
+        """Append to the file; where that fails, say so."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            runs.append_jsonl(self.path, ({"recording": key, **vars(each)} for key, each in new.items()))
+        except OSError as error:
+            self.reporter.print(f"transcripts could not be kept in {self.path} ({error.strerror}); going on without")
+            return False
+        return True
+
+
+def _read(path: Path) -> dict[str, Transcript]:
+    """Recording -> transcript; rows that are not what this version writes are passed over, and made again."""
+    found: dict[str, Transcript] = {}
+    for row in runs.read_jsonl(path):
+        match row:
+            case {"recording": str(key), "text": str(text), "ended": bool(ended), "avg_logprob": float(average)}:
+                found[key] = Transcript(text, ended, average)
+    return found
