@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from whisper_min import text
 
@@ -85,9 +88,116 @@ def test_auto_follows_what_the_texts_look_like(texts: list[str], description: st
     assert text.describe_style(texts) == description
     assert text.resolve_style("auto", texts) == resolved
     assert text.resolve_style("lower", texts) == "lower", "a style that was asked for is kept"
+    assert text.resolve_style("original", texts) == ("keep" if resolved == "keep" else "original")
 
 
 def test_nine_in_ten_make_a_style() -> None:
     loud, calm = "HELLO THERE", "Hello there."
     assert text.describe_style([loud] * 9 + [calm]) == "upper-case unpunctuated"
     assert text.describe_style([loud] * 8 + [calm] * 2) == "cased"
+
+
+# ---- Case and punctuation from a transcript.
+
+ENGLISH, BASIC = EnglishTextNormalizer(), BasicTextNormalizer()
+
+
+@pytest.mark.parametrize(
+    ("reference", "transcript", "written"),
+    [
+        # the same words: the transcript as it is
+        ("HELLO THERE ANNA HOW ARE YOU", "Hello there, Anna. How are you?", "Hello there, Anna. How are you?"),
+        ("hello there anna how are you", "Hello there, Anna. How are you?", "Hello there, Anna. How are you?"),
+        ("I SAW MR SMITH ON MAIN ST AND ON MONDAY", "I saw Mr. Smith on Main St. and on Monday.", None),
+        ("WELL THEN", "Well… then…", "Well... then."),
+        ("IN THE USA I'M SURE HE SAID MCDONALD", "In the USA, I'm sure he said McDonald.", None),
+        # what was not heard so is written in sentence case, wherever it stands
+        ("HELLO THEIR ANNA", "Hello there, Anna.", "Hello their Anna."),
+        ("SO HELLO ANNA I SAID", "Hello, Anna.", "So hello, Anna I said."),
+        ("WE AGREE HOWEVER SHE DOES NOT", "We agree. However, she does not.", "We agree. However, she does not."),
+        ("WE DISAGREED HOWEVER SHE", "We agree. However, she does not.", "We disagreed however, she."),
+        ("WE AGREE BUT SHE", "We agree. However, she does not.", "We agree. But she."),
+        ("HELLO ANNA THEN", "Hello, Anna!", "Hello, Anna then."),
+        ("HELLO ANNA", "Hello, Anna, and all the others.", "Hello, Anna."),
+        ("HELLO THERE", "", "Hello there."),
+        ("HELLO THERE I THINK", "Something else entirely.", "Hello there I think."),
+        # words that Whisper's normaliser makes equal are the same, and ours is written
+        ("COLOUR IS GRAY", "Color is Grey, always.", "Colour is Gray."),
+        # a transcript without case or without an end says nothing of these
+        ("HELLO ANNA I SAID", "HELLO, ANNA. I SAID", "Hello, anna. I said"),
+        ("HELLO ANNA", "Hello Anna", "Hello Anna"),
+        # a dash is no word, half a pair of quotes no punctuation, a Spanish question opens
+        ("WELL HE SAID COME IN", 'Well - he said, "Come in."', "Well he said, Come in."),
+        ("QUE TAL ANA", "¿Que tal, Ana?", "¿Que tal, Ana?"),
+        # what people wrote stays: both, case alone, punctuation alone
+        ("Hello, there.", "hello there", "Hello, there."),
+        ("Hello there anna how are you", "Hello there, Anna. How are you?", "Hello there, anna. How are you?"),
+        ("HELLO, THERE. ANNA", "Hello there. Anna!", "Hello, there. Anna!"),
+        ("HELLO; THERE ANNA.", "Hello there, Anna!", "Hello; there Anna."),
+        ("", "Hello.", ""),
+        ("  ", "", ""),
+        ("UM HELLO", "Hello.", "Um hello."),
+        ("TWENTY ONE", "21.", "Twenty one."),
+    ],
+)
+def test_a_transcript_gives_case_and_punctuation(reference: str, transcript: str, written: str | None) -> None:
+    assert text.restyle_like(reference, transcript, ENGLISH) == (transcript if written is None else written)
+
+
+PLAIN = st.sampled_from(
+    ["hello", "there", "Anna", "the", "grey", "house", "don't", "McDonald", "USA", "however", "I'll"]
+)
+ENDED = st.tuples(PLAIN, st.sampled_from(["", "", "", ",", ";", ".", "?", "!", "..."]))
+
+
+@settings(deadline=None)
+@given(st.lists(ENDED, min_size=2, max_size=12), st.sampled_from([str.upper, str.lower]))
+def test_of_the_same_words_the_transcript_is_written(words: list[tuple[str, str]], case: object) -> None:
+    transcript, starts = ["Then,"], False
+    for word, closing in words:
+        transcript.append((word[0].upper() + word[1:] if starts else word) + closing)
+        starts = closing in (".", "?", "!", "...")
+    transcript[-1] = re.sub(r"\.+$", ".", transcript[-1])
+    spoken = " ".join(["then", *(word for word, _ in words)])
+    reference = case(spoken)  # type: ignore[operator]
+    assert text.restyle_like(reference, " ".join(transcript), ENGLISH) == " ".join(transcript)
+
+
+ODD = ["twenty", "one", "$5", "3.5", "5%", "[x", "x)", "mr", "'s", "-"]
+SPOKEN = st.one_of(
+    st.lists(st.one_of(WORDS, PLAIN, st.sampled_from(ODD)), max_size=10).map(" ".join),
+    st.text(max_size=40),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(SPOKEN, SPOKEN, st.sampled_from([str.upper, str.lower, str]), st.sampled_from([ENGLISH, BASIC]))
+def test_the_words_are_the_reference_s_whatever_was_heard(
+    spoken: str, heard: str, case: object, normalize: BasicTextNormalizer
+) -> None:
+    reference = case(spoken)  # type: ignore[operator]
+    written = text.restyle_like(reference, heard, normalize)
+    assert normalize(written).split() == normalize(reference).split()
+
+
+@settings(deadline=None)
+@given(st.lists(PLAIN, min_size=1, max_size=10), st.lists(ENDED, max_size=10), st.sampled_from([str.upper, str.lower]))
+def test_plain_words_keep_their_letters_and_become_sentences(
+    spoken: list[str], heard: list[tuple[str, str]], case: object
+) -> None:
+    reference = case(" ".join(spoken))  # type: ignore[operator]
+    written = text.restyle_like(reference, " ".join(word + closing for word, closing in heard), ENGLISH)
+    assert [word.strip(".,!?;:…").lower() for word in written.split()] == reference.lower().split()
+    assert written[0].isupper()
+    same_end = bool(heard) and heard[-1][0].lower() == spoken[-1].lower()
+    assert written[-1] in ".!?…" or same_end
+
+
+def test_a_transcript_cannot_change_how_numbers_are_read() -> None:
+    """`3. 5` is not `3 5`, and brackets hide words: the result is checked as a whole."""
+
+    def strict(written: str) -> str:
+        return written.lower() if "." in written[:-1] else written.lower().replace(".", "").replace(",", "")
+
+    assert text.restyle_like("THREE FIVE", "Three. Five.", strict) == "Three five."
+    assert text.restyle_like("THREE FIVE", "Three. Five.", str) == "THREE FIVE", "where a full stop is a change, too"
