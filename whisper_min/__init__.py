@@ -8,10 +8,10 @@ and `tui.py` import anything and nobody imports them:
 0  text.py     label styles
 1  audio.py    file -> 16 kHz waveform -> log-mel
 2  data/       sources -> examples -> preflight -> tokens -> batches
-2  model/      weights in, the forward, fingerprints
-3  retain/     what keeps the old knowledge: KL to the original, Fisher information, EWC, interpolation
+2  model/      weights in, the forward, fingerprints, points between two models
+3  retain/     what keeps the old knowledge: KL to the original, Fisher information, EWC
 4  training/   optimizer and schedule, precision, checkpoints, memory
-5  scoring/    batched decoding, word error rate, significance, loops and non-speech
+5  scoring/    batched decoding, word error rate, significance, forgetting budget, loops and non-speech
 6  export.py   weights out
 
 Letters, everywhere: B batch, M mel bins, F mel frames, A audio positions, T tokens, C channels, V vocabulary.
