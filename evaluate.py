@@ -143,7 +143,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
         rows = [row for name in systems for result in results[name].values() for row in report.rows_of(name, result)]
         runs.write_atomic(options.hypotheses, "".join(map(runs.to_json_line, rows)))
     out = Console()
-    out.print(report.table(wer.normalizer(language)[0], described, comparisons, wide=out.width >= 110))
+    out.print(report.table(wer.normalizer(language)[0], described, comparisons, wide=out.width >= 120))
     return written
 
 

@@ -97,6 +97,7 @@ def test_the_json_is_as_the_contract_says(scored: Scored) -> None:
     assert scored.numbers["systems"][0]["sets"]["general"]["utterances"] == 3
     assert scored.numbers["systems"][0]["sets"]["general"]["audio_seconds"] == 4.5
     keys = {"baseline", "system", "set", "delta_wer", "delta_ci", "relative", "relative_upper_95", "p_value"}
+    keys |= {"delta_raw_wer", "recognition", "format"}
     comparisons = scored.numbers["comparisons"]
     assert [each["set"] for each in comparisons] == ["domain", "general", "pooled"]
     assert all(each.keys() == keys for each in comparisons)

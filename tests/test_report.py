@@ -12,6 +12,7 @@ import pytest
 from conftest import random_whisper
 from quick_model import checked_set
 from rich.console import Console
+from rich.table import Table
 
 from whisper_min.data.tokens import Tokens
 from whisper_min.scoring import report
@@ -60,6 +61,14 @@ def described(results: dict[str, dict[str, SetResult]]) -> list[dict[str, Any]]:
     ]
 
 
+def shown(table: Table, width: int = 200) -> str:
+    """As a terminal shows it."""
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
 def test_intervals_and_comparisons(results: dict[str, dict[str, SetResult]]) -> None:
     """Every set has an interval; every set with text a comparison with the first system, and all of them one pooled."""
     systems = described(results)
@@ -76,6 +85,7 @@ def test_intervals_and_comparisons(results: dict[str, dict[str, SetResult]]) -> 
         (name, "base", "tuned") for name in ("general", "domain", "pooled")
     ]
     keys = {"baseline", "system", "set", "delta_wer", "delta_ci", "relative", "relative_upper_95", "p_value"}
+    keys |= {"delta_raw_wer", "recognition", "format"}
     assert all(each.keys() == keys for each in comparisons)
     general, domain, pooled = comparisons
     assert general["delta_wer"] == pytest.approx(2 / 6)
@@ -84,6 +94,32 @@ def test_intervals_and_comparisons(results: dict[str, dict[str, SetResult]]) -> 
     assert domain["relative"] == pytest.approx(-1.0)
     assert pooled["delta_wer"] == pytest.approx((2 - 3) / 11)
     assert pooled["relative"] == pytest.approx(-1 / 3)
+
+
+def test_a_gain_is_split_into_format_and_recognition(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Of six words four were right but for case and full stops, one is recognised newly, one stays wrong."""
+    tokens = Tokens(random_whisper().dims)
+    scorer = Scorer(tokens, "en")
+    checked = checked_set(make_set("style", ["A red fox.", "It was gone."]), tokens, tmp_path / "cache")
+    written = {
+        "base": ["A RED BOX", "IT WAS DONE"],
+        "tuned": ["A red fox.", "It was done."],
+        "loud": ["A RED FOX", "IT WAS GONE"],
+    }
+    results = {
+        system: {"style": scorer.score(checked, [Hypothesis([], text, True) for text in texts], None, 1.0)}
+        for system, texts in written.items()
+    }
+    tuned, loud = report.add_intervals(list(written), results, described(results))
+    # raw: "A" alone was right; normalised: four of six
+    assert tuned["delta_raw_wer"] == pytest.approx(1 / 6 - 5 / 6)
+    assert tuned["recognition"] == tuned["delta_wer"] == pytest.approx(1 / 6 - 2 / 6)
+    assert tuned["format"] == pytest.approx(-3 / 6)
+    # words recognised, and nothing of it seen without the normaliser
+    assert loud["recognition"] == pytest.approx(-2 / 6)
+    assert loud["format"] == pytest.approx(2 / 6)
+    for its in (tuned, loud):
+        assert its["recognition"] + its["format"] == pytest.approx(its["delta_raw_wer"])
 
 
 def test_one_set_is_not_pooled_and_one_system_not_compared(results: dict[str, dict[str, SetResult]]) -> None:
@@ -117,10 +153,7 @@ def test_the_table_shows_every_system_and_set(results: dict[str, dict[str, SetRe
     """The baseline first; per cent; signs on changes; drift called drift."""
     systems = described(results)
     comparisons = report.add_intervals(["base", "tuned"], results, systems)
-    console = Console(width=200, record=True, quiet=False, file=None)
-    with console.capture() as captured:
-        console.print(report.table("whisper-english-x", systems, comparisons))
-    text = captured.get()
+    text = shown(report.table("whisper-english-x", systems, comparisons))
     lines = [line.strip() for line in text.splitlines()]
     general = [line for line in lines if line.startswith("general")]
     assert ["base" in line for line in general] == [True, False]
@@ -132,6 +165,8 @@ def test_the_table_shows_every_system_and_set(results: dict[str, dict[str, SetRe
     assert "-60.0" in domain[1]
     assert sum("silent (drift)" in line for line in lines) == 2
     assert any("all, pooled" in line and "-9.1" in line for line in lines)
+    assert "format: what the change of raw WER adds" in text
+    assert "format" not in shown(report.table("whisper-english-x", systems, comparisons, wide=False), 80)
     assert sum("1.5 words/min" in line for line in lines) == 2
     assert "whisper-english-x" in text
 
@@ -142,7 +177,4 @@ def test_names_in_brackets_are_no_markup(results: dict[str, dict[str, SetResult]
     renamed = {name: results["base"]}
     systems = described(renamed)
     report.add_intervals([name], renamed, systems)
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(report.table("n", systems, []))
-    assert "[bold]x" in captured.get()
+    assert "[bold]x" in shown(report.table("n", systems, []))

@@ -61,6 +61,11 @@ class SetResult:
         """Word errors, micro-averaged."""
         return wer.add_up(utterance.words for utterance in self.utterances)
 
+    @property
+    def raw_words(self) -> wer.Errors:
+        """The same without the normaliser: case and punctuation count."""
+        return wer.add_up(utterance.raw_words for utterance in self.utterances)
+
     def summary(self) -> dict[str, Any]:
         """The numbers of `evaluate.py --json` but for intervals; rates are fractions."""
         words = self.words
@@ -73,7 +78,7 @@ class SetResult:
             "audio_seconds": round(seconds, 2),
             rate: words.rate,
             "cer": wer.add_up(utterance.characters for utterance in self.utterances).rate,
-            f"raw_{rate}": wer.add_up(utterance.raw_words for utterance in self.utterances).rate,
+            f"raw_{rate}": self.raw_words.rate,
             f"{rate}_without_loops": without_loops.rate,
             "substitutions": words.substitutions,
             "deletions": words.deletions,

@@ -61,29 +61,31 @@ def add_intervals(
             its["sets"][name][f"{rate}_ci"] = list(significance.interval(rates[index]))
             its["sets"][name]["resampled"] = units.kind
         if not all_results[0].is_drift:
-            totals = [each.words.rate for each in all_results]
-            comparisons += compare_all(systems, name, rates, totals)
+            comparisons += compare_all(systems, name, rates, [[each] for each in all_results])
     if len(pooled) > 1:
         sets = [results[systems[0]][name].units([results[s][name] for s in systems[1:]]) for name in pooled]
-        totals = [wer.add_up(results[system][name].words for name in pooled).rate for system in systems]
-        comparisons += compare_all(systems, "pooled", significance.resample(sets), totals)
+        together = [[results[system][name] for name in pooled] for system in systems]
+        comparisons += compare_all(systems, "pooled", significance.resample(sets), together)
     return comparisons
 
 
 def compare_all(
-    systems: Sequence[str], name: str, rates: significance.Array, totals: Sequence[float]
+    systems: Sequence[str], name: str, rates: significance.Array, results: Sequence[Sequence[SetResult]]
 ) -> list[dict[str, Any]]:
-    """Every system against the first on one set."""
-    return [
-        {
-            "baseline": systems[0],
-            "system": system,
-            "set": name,
-            **vars(significance.compare(rates[0], rates[index], totals[0], totals[index])),
-        }
-        for index, system in enumerate(systems)
-        if index > 0
-    ]
+    """Every system against the first on one set, or on several pooled.
+
+    What a system gained is split: `recognition` is the change of WER as normalised, which is `delta_wer`; `format` is
+    what the change of raw WER adds to it, and so case, punctuation and spelling alone.
+    """
+    totals = [wer.add_up(each.words for each in its).rate for its in results]
+    raws = [wer.add_up(each.raw_words for each in its).rate for its in results]
+    compared = []
+    for index, system in enumerate(systems[1:], 1):
+        numbers = vars(significance.compare(rates[0], rates[index], totals[0], totals[index]))
+        raw, recognition = raws[index] - raws[0], numbers["delta_wer"]
+        split = {"delta_raw_wer": raw, "recognition": recognition, "format": raw - recognition}
+        compared.append({"baseline": systems[0], "system": system, "set": name, **numbers, **split})
+    return compared
 
 
 def finite(value: Any) -> Any:
@@ -122,7 +124,7 @@ def table(
 ) -> Table:
     """All systems and sets, the baseline first; `wide` adds what does not fit into 80 columns."""
     made = Table(title=f"WER in % ({normalizer})", title_justify="left", box=box.SIMPLE_HEAD)
-    columns = ["set", "system", "WER (95 %)", "change (95 %)", "loops"] + ["raw", "CER", "S/D/I"] * wide
+    columns = ["set", "system", "WER (95 %)", "change (95 %)", "loops"] + ["raw", "format", "CER", "S/D/I"] * wide
     for column in columns:
         made.add_column(column, justify="left" if column in ("set", "system") else "right", no_wrap=column != "system")
     changes = {(its["set"], its["system"]): its for its in comparisons}
@@ -132,9 +134,11 @@ def table(
             rate = "wer" if "wer" in numbers else "drift"
             row = [escape(set_name) + " (drift)" * (rate == "drift"), short_name(its["name"])]
             row += [with_interval(numbers[rate], numbers[f"{rate}_ci"])]
-            row += [_change(changes.get((set_name, its["name"]))), str(numbers["loops"])]
+            change = changes.get((set_name, its["name"]))
+            row += [_change(change), str(numbers["loops"])]
             if wide:
-                row += [f"{100 * numbers[f'raw_{rate}']:.1f}", f"{100 * numbers['cer']:.1f}"]
+                row += [f"{100 * numbers[f'raw_{rate}']:.1f}", f"{100 * change['format']:+.1f}" if change else ""]
+                row += [f"{100 * numbers['cer']:.1f}"]
                 row += [f"{numbers['substitutions']}/{numbers['deletions']}/{numbers['insertions']}"]
             made.add_row(*row)
     for its in comparisons:
@@ -145,6 +149,8 @@ def table(
     kinds = {name: numbers["resampled"] for name, numbers in described[0]["sets"].items()}
     over = [f"{kind}s of {', '.join(n for n in kinds if kinds[n] == kind)}" for kind in sorted(set(kinds.values()))]
     made.caption = escape(f"95 % paired bootstrap over {'; '.join(over)}")
+    if wide and comparisons:
+        made.caption += "\nformat: what the change of raw WER adds to the change of WER, in points"
     return made
 
 
