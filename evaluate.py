@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +18,9 @@ from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
-from whisper_min.scoring import decode, report, wer
-from whisper_min.scoring.evaluation import NON_SPEECH_SECONDS, Scorer, SetResult
+from whisper_min.scoring import budget, report, sweep
+from whisper_min.scoring.budget import Budget
+from whisper_min.scoring.evaluation import Scorer, SetResult
 from whisper_min.training.precision import autocast, choose_device, choose_precision
 from whisper_min.training.reporter import Reporter
 
@@ -32,6 +33,18 @@ class Options:
     """Models: run folders, official names, files; whatever --model of train.py takes."""
     data: tuple[str, ...]
     """Sets to score, `[name=]source[:split]`, as train.py takes them; a set without text is scored as drift."""
+    retain: tuple[str, ...] = ()
+    """Sets of everything else: with them --data is the domain, and gain is set against forgetting."""
+    interpolate: str | None = None
+    """Score the points between one run and its original: `0:1:0.1`, or `0.3,0.7`, or `1`."""
+    lines: float | None = None
+    """Scale them with depth (LiNeS): the first layers go this share of a point's way, the last all of it."""
+    max_forgetting: float | None = None
+    """Choose the system, or the point, of largest gain whose relative loss on the --retain sets is at most this."""
+    max_drift: float | None = None
+    """The same for --retain sets without text: WER against the original's own transcripts."""
+    confidence: float | None = None
+    """Ask that the one-sided bound of this confidence stays within --max_forgetting."""
     json: Path | None = None
     """Write all numbers here."""
     hypotheses: Path | None = None
@@ -59,7 +72,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says; exit code 0, or 2 for wrong input."""
     try:
-        words = config.merge_repeated(sys.argv[1:] if argv is None else argv, ("data",))
+        words = config.merge_repeated(sys.argv[1:] if argv is None else argv, ("data", "retain"))
         options = tyro.cli(Options, args=words, prog="evaluate.py", use_underscores=True)
         evaluate(options, Reporter())
     except InputError as error:
@@ -73,16 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def with_original(systems: Sequence[str]) -> list[str]:
-    """The systems, the baseline first: one that is no run, else the original that the first run started from."""
-    if not systems:
-        raise InputError("no system to score; name a run folder or a model, as in: evaluate.py runs/NAME --data …")
-    plain = [name for name in systems if not runs.is_run(Path(name))]
-    if plain:
-        return list(dict.fromkeys([plain[0], *systems]))
-    return list(dict.fromkeys([config.load(Path(systems[0])).model, *systems]))
-
-
 def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     """Score every system on every set; prints the table on stdout and returns what --json writes."""
     spoken = language_code(options.language)
@@ -92,58 +95,51 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     for path in filter(None, (options.json, options.hypotheses)):
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path}: its folder does not exist; make it first")
-    systems = with_original(options.systems)
-    if unknown := [name for name in systems if not weights.exists(name)]:
+    line = sweep.Line.of(options.systems, options.interpolate, options.lines)
+    systems = line.names if line else report.with_original(options.systems)
+    if unknown := [name for name in systems if not line and not weights.exists(name)]:
         raise InputError([f"{name}: neither an official name nor a path that exists" for name in unknown])
+    shared = {field.name for field in fields(Config)} & {field.name for field in fields(options)}
+    cfg = Config(**{name: getattr(options, name) for name in shared})
+    cfg = replace(cfg, data_dir=cfg.data_dir.expanduser())
+    if faults := config.check_retention(cfg):
+        raise InputError(faults)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    cfg = replace(
-        Config(language=options.language, task=options.task, skip_bad=options.skip_bad),
-        data_dir=options.data_dir.expanduser(),
-    )
-    sets = [("evaluate", each) for each in sources.load_sets(options.data, "data", cfg.data_dir)]
     model, _ = weights.load(systems[0])
+    sets = sources.of_evaluation(cfg)
     checked = preflight.run(sets, cfg, Tokens(model.dims, spoken, options.task), reporter.console)
-    if checked.faults:
-        raise InputError(checked.shown_faults())
+    limits = Budget.of(cfg)
+    if faults := checked.shown_faults() + limits.check(checked.role("retain")):
+        raise InputError(faults)
     reporter.print(*checked.notes, *checked.skipped, sep="\n") if checked.notes or checked.skipped else None
 
     results: dict[str, dict[str, SetResult]] = {}
     described: list[dict[str, Any]] = []
-    for name in systems:
-        model, origin = weights.load(name)
+    for name, (model, origin) in zip(systems, line.models() if line else map(weights.load, systems), strict=True):
+        reporter.print(f"{name}: {origin.found}")
         model = model.to(device).eval()
         tokens, in_precision = Tokens(model.dims, spoken, options.task), partial(autocast, device, precision)
         scorer = Scorer(tokens, language, options.batch_size, options.normalize, options.beam_size, in_precision)
         results[name], non_speech = report.score_system(name, model, scorer, checked, results.get(systems[0]), reporter)
-        described.append(
-            {
-                "name": name,
-                "weights_fingerprint": origin.fingerprint,
-                "sets": {set_name: result.summary() for set_name, result in results[name].items()},
-                "non_speech": {"seconds": NON_SPEECH_SECONDS, "words_per_minute": non_speech},
-            }
-        )
+        described.append(report.describe(name, origin.fingerprint, results[name], non_speech))
     comparisons = report.add_intervals(systems, results, described)
-    written = {
-        "normalizer": wer.normalizer(language)[0],
-        "decoding": {
-            **vars(decode.options(tokens, options.beam_size)),
-            "beam_size": options.beam_size or 1,
-            "padding": "waveform, zeros, 30 s",
-        },
-        "device": str(device),
-        "precision": precision,
-        "systems": described,
-        "comparisons": comparisons,
-    }
+    domain, general = ([each.speech.name for each in checked.role(role)] for role in ("evaluate", "retain"))
+    judged = budget.judge(systems, results, domain, general, limits)
+    written = report.settings(tokens, language, options.beam_size)
+    written |= {"device": str(device), "precision": precision, "systems": described, "comparisons": comparisons}
+    written |= {"budget": judged.record()} if judged else {}
     if options.json:
         runs.write_atomic(options.json, json.dumps(report.finite(written), indent=1, ensure_ascii=False) + "\n")
     if options.hypotheses:
         rows = [row for name in systems for result in results[name].values() for row in report.rows_of(name, result)]
         runs.write_atomic(options.hypotheses, "".join(map(runs.to_json_line, rows)))
+    if line:
+        line.write([results[name] for name in systems[1:]], general, judged.choice if judged else None)
     out = Console()
-    out.print(report.table(wer.normalizer(language)[0], described, comparisons, wide=out.width >= 120))
+    out.print(report.table(written["normalizer"], described, comparisons, wide=out.width >= report.WIDE))
+    if judged:
+        judged.show(out)
     return written
 
 

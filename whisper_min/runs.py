@@ -120,6 +120,11 @@ def _named_checkpoint(folder: Path, name: str) -> Path | None:
     return None
 
 
+def last_choice(folder: Path) -> dict[str, Any] | None:
+    """The newest choice in `sweep.jsonl`: `chosen` is false where no point kept the budget; None without a choice."""
+    return next((row for row in reversed(list(read_jsonl(folder / "sweep.jsonl"))) if "chosen" in row), None)
+
+
 class RunFolder:
     """The writer's side of a run folder; one process writes.
 

@@ -140,6 +140,28 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
     return [(option, each) for option, sets in loaded.items() for each in sets]
 
 
+def of_evaluation(cfg: Config) -> list[tuple[str, SpeechSet]]:
+    """All sets of an evaluation as (role, set): those of --data are `evaluate`, those of --retain `retain`."""
+    loaded: list[tuple[str, SpeechSet]] = []
+    faults: list[str] = []
+    for option, role in [("data", "evaluate"), ("retain", "retain")]:
+        try:
+            loaded += [(role, each) for each in load_sets(getattr(cfg, option), option, cfg.data_dir)]
+        except InputError as error:
+            faults += error.faults
+    names = [each.name for role, each in loaded if role == "evaluate"]
+    for role, each in loaded:
+        if role == "retain" and each.name in names:
+            faults.append(
+                f"--data and --retain both hold a set called {each.name!r}; name one of them, as in other={each.source}"
+            )
+        if role == "evaluate" and cfg.retain and not each.has_text:
+            faults.append(f"--data {each.source}: has no text to measure a gain on; give it under --retain")
+    if faults:
+        raise InputError(faults)
+    return loaded
+
+
 def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
     """Read one set's entries (no audio yet)."""
     path = Path(spec.source).expanduser()

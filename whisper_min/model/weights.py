@@ -26,8 +26,10 @@ from torch import Tensor
 from whisper import ModelDimensions, Whisper
 
 from whisper_min import runs
-from whisper_min.config import InputError
+from whisper_min.config import InputError, base_fingerprint
+from whisper_min.config import load as load_config
 from whisper_min.model import ctranslate2, lora
+from whisper_min.model.interpolate import interpolate
 
 HEAD_CHANNELS = 64  # of every attention head in every Whisper (the paper, table 1)
 
@@ -66,8 +68,9 @@ def exists(name: str) -> bool:
 def load(name: str) -> tuple[Whisper, Origin]:
     """Load weights onto the CPU in fp32; InputError says what was looked at and what would work.
 
-    `name` is an official name, a run folder, a .pt in OpenAI's layout, a folder with `model.safetensors` in OpenAI's or
-    Hugging Face's layout, or a CTranslate2 folder. Weights on this machine are used before anything is downloaded.
+    `name` is an official name, a run folder (the point that a sweep chose, else its best checkpoint), a .pt in OpenAI's
+    layout, a folder with `model.safetensors` in OpenAI's or Hugging Face's layout, or a CTranslate2 folder. Weights on
+    this machine are used before anything is downloaded.
     """
     path = Path(name).expanduser()
     if name in whisper.available_models():
@@ -79,6 +82,30 @@ def load(name: str) -> tuple[Whisper, Origin]:
             f"--model {name}: neither an official name nor a path that exists; official names are "
             f"{', '.join(whisper.available_models())}"
         )
+    return _finish(name, state, dims, heads, found)
+
+
+def load_original(run: Path) -> tuple[Whisper, Origin]:
+    """What a run started from; InputError where that is not to be had, or is not the same weights any more."""
+    name, expected = load_config(run).model, base_fingerprint(run)
+    model, origin = load(name)
+    if origin.fingerprint != expected:
+        raise InputError(
+            f"{run / 'config.json'}: the run started from {name} with the fingerprint {expected[:12]}…, but "
+            f"{origin.found} has {origin.fingerprint[:12]}…; put the weights back that it started from"
+        )
+    return model, origin
+
+
+def load_point(run: Path, checkpoint: Path, alpha: float, lines: float | None = None) -> tuple[Whisper, Origin]:
+    """A run's checkpoint, interpolated from its original: 0 is the original, 1 the checkpoint; as `interpolate`."""
+    return _finish(str(run), *_load_between(run, checkpoint, alpha, lines))
+
+
+def _finish(
+    name: str, state: Mapping[str, Tensor], dims: ModelDimensions, heads: list[list[int]] | None, found: str
+) -> tuple[Whisper, Origin]:
+    """The model of what was loaded, and where it came from."""
     model = build(state, dims, found)
     mask = alignment_mask(heads, dims)
     if mask is not None:
@@ -210,7 +237,8 @@ def _load_path(path: Path) -> _Loaded:
         return _load_openai(path)
     checkpoint = runs.best_checkpoint(path) or runs.last_checkpoint(path)
     if checkpoint is not None:
-        return _load_safetensors(checkpoint / "model.safetensors")
+        choice = runs.last_choice(path)
+        return _load_path(checkpoint) if choice is None else _load_choice(path, checkpoint, choice)
     if (path / "model.safetensors").is_file():
         return _load_safetensors(path / "model.safetensors")
     if (path / "model.bin").is_file():
@@ -221,6 +249,35 @@ def _load_path(path: Path) -> _Loaded:
         f"--model {path}: holds no model.safetensors, no CTranslate2 model.bin and no checkpoints; "
         "give a run folder, a model folder or a .pt in OpenAI's layout"
     )
+
+
+def _load_choice(run: Path, checkpoint: Path, choice: dict[str, Any]) -> _Loaded:
+    """What a sweep chose; where no point kept the budget, the run's own checkpoint, and it is said."""
+    if not choice["chosen"]:
+        state, dims, heads, found = _load_path(checkpoint)
+        return state, dims, heads, f"{found} (no point kept the budget: {run / 'sweep.jsonl'})"
+    name, alpha, lines = (choice.get(key) for key in ("checkpoint", "alpha", "lines"))
+    again = f"choose again with evaluate.py {run} --interpolate, or name a checkpoint such as {checkpoint}"
+    if not re.fullmatch(r"checkpoints/\d+", str(name)) or not isinstance(alpha, int | float):
+        raise InputError(f"{run / 'sweep.jsonl'}: its last choice is damaged; {again}")
+    if not (run / str(name)).is_dir():
+        raise InputError(f"{run / 'sweep.jsonl'}: chose {name}, which is not there any more; {again}")
+    state, dims, heads, found = _load_between(run, run / str(name), alpha, lines)
+    return state, dims, heads, f"{found}, as chosen in {run / 'sweep.jsonl'}"
+
+
+def _load_between(run: Path, checkpoint: Path, alpha: float, lines: float | None) -> _Loaded:
+    """A point between a run's original and one of its checkpoints, written over the original."""
+    state, dims, heads, found = _load_path(checkpoint)
+    if alpha == 1 and lines in (None, 1):
+        return state, dims, heads, found
+    model, origin = load_original(run)
+    try:
+        interpolate(model, model.state_dict(), {name: tensor.float() for name, tensor in state.items()}, alpha, lines)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{found}: cannot be interpolated from {origin.found}: {error}") from None
+    depth = "" if lines is None else f" with {lines:g} of it in the first layers"
+    return model.state_dict(), dims, heads, f"{found}, interpolated to {alpha:g}{depth} from {origin.found}"
 
 
 def _load_openai(path: Path) -> _Loaded:

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from whisper_min.scoring import significance, wer
+from whisper_min.config import Config
+from whisper_min.data.preflight import CheckedSet
+from whisper_min.scoring import report, significance, wer
 from whisper_min.scoring.evaluation import SetResult
-from whisper_min.scoring.report import short_name
 
 # Of the bound where none is asked for.
 CONFIDENCE = 0.95
@@ -88,10 +90,24 @@ class Budget:
     confidence: float | None = None
     """Ask it of the one-sided bound of this confidence, not only of the number measured."""
 
+    @classmethod
+    def of(cls, cfg: Config) -> Budget:
+        """The options `--max_forgetting`, `--max_drift` and `--confidence`."""
+        return cls(cfg.max_forgetting, cfg.max_drift, cfg.confidence)
+
     @property
     def is_set(self) -> bool:
         """Whether anything is limited."""
         return self.max_forgetting is not None or self.max_drift is not None
+
+    def check(self, general: Sequence[CheckedSet]) -> list[str]:
+        """What the `--retain` sets lack for it, each with its fix."""
+        faults = []
+        if self.max_forgetting is not None and not any(each.speech.has_text for each in general):
+            faults.append("--max_forgetting: no --retain set has text; add one that has, or give --max_drift instead")
+        if self.max_drift is not None and all(each.speech.has_text for each in general):
+            faults.append("--max_drift: every --retain set has text; add one without, or give --max_forgetting instead")
+        return faults
 
     def faults(self, candidate: Candidate) -> list[str]:
         """How a candidate breaks the budget; empty where it keeps it."""
@@ -264,7 +280,7 @@ def table(candidates: Sequence[Candidate], budget: Budget, choice: Choice | None
         made.add_column(column, justify="left" if column == "system" else "right")
     for its in candidates:
         pooled = its.pooled
-        row = [short_name(its.name), f"{100 * its.domain_wer:.1f}", f"{100 * its.relative_gain:+.1f}"]
+        row = [report.short_name(its.name), f"{100 * its.domain_wer:.1f}", f"{100 * its.relative_gain:+.1f}"]
         row += [f"{100 * pooled.relative:+.1f}", f"{100 * pooled.upper:+.1f}"] if pooled else ["", ""]
         worse = "*" if any(map(is_significant, its.sets.values())) else ""
         row += [f"{100 * its.worst_loss:+.1f}{worse}" if its.sets else ""]
@@ -290,3 +306,40 @@ def closing(candidates: Sequence[Candidate], choice: Choice | None = None) -> li
             f"Chosen: {choice.reason}." if choice.candidate else f"{choice.reason[0].upper()}{choice.reason[1:]}."
         )
     return lines
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All candidates of an evaluation under one budget."""
+
+    candidates: Sequence[Candidate]
+    budget: Budget
+    choice: Choice | None
+    """None where nothing is limited."""
+
+    def record(self) -> dict[str, Any]:
+        """For `evaluate.py --json`."""
+        limits = {**asdict(self.budget), "bound_confidence": self.budget.confidence or CONFIDENCE}
+        judged = [{**its.record(), "faults": self.budget.faults(its)} for its in self.candidates]
+        return {**limits, "systems": judged, "choice": self.choice and self.choice.record()}
+
+    def show(self, out: Console) -> None:
+        """Print the table, and below it the choice."""
+        out.print(table(self.candidates, self.budget, self.choice, wide=out.width >= report.WIDE))
+        for line in closing(self.candidates, self.choice):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def judge(
+    systems: Sequence[str],
+    results: Mapping[str, Results],
+    domain: Sequence[str],
+    general: Sequence[str],
+    budget: Budget,
+) -> Judgement | None:
+    """Every system against the first; None where there is nothing to compare, or no set of one of both kinds."""
+    if len(systems) < 2 or not domain or not general:
+        return None
+    first, *others = systems
+    candidates = [measure(each, results[first], results[each], domain, general, budget.confidence) for each in others]
+    return Judgement(candidates, budget, choose(candidates, budget) if budget.is_set else None)

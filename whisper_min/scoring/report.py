@@ -12,10 +12,26 @@ from rich.markup import escape
 from rich.table import Table
 from whisper import Whisper
 
+from whisper_min import config, runs
+from whisper_min.config import InputError
 from whisper_min.data.preflight import Report
-from whisper_min.scoring import significance, wer
-from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.data.tokens import Tokens
+from whisper_min.scoring import decode, significance, wer
+from whisper_min.scoring.evaluation import NON_SPEECH_SECONDS, Scorer, SetResult
 from whisper_min.training.reporter import Reporter
+
+# Columns of a terminal that takes the wide tables.
+WIDE = 120
+
+
+def with_original(systems: Sequence[str]) -> list[str]:
+    """The systems, the baseline first: one that is no run, else the original that the first run started from."""
+    if not systems:
+        raise InputError("no system to score; name a run folder or a model, as in: evaluate.py runs/NAME --data …")
+    plain = [name for name in systems if not runs.is_run(Path(name))]
+    if plain:
+        return list(dict.fromkeys([plain[0], *systems]))
+    return list(dict.fromkeys([config.load(Path(systems[0])).model, *systems]))
 
 
 def score_system(
@@ -43,6 +59,25 @@ def score_system(
             found[checked.speech.name] = scorer.evaluate(model, checked, original)
         non_speech = scorer.words_on_non_speech(model)["all"]
     return found, non_speech
+
+
+def settings(tokens: Tokens, language: str, beam_size: int | None) -> dict[str, Any]:
+    """How everything was decoded and scored, as `--json` has it."""
+    decoding = {**vars(decode.options(tokens, beam_size)), "beam_size": beam_size or 1}
+    return {
+        "normalizer": wer.normalizer(language)[0],
+        "decoding": {**decoding, "padding": "waveform, zeros, 30 s"},
+    }
+
+
+def describe(name: str, fingerprint: str, results: dict[str, SetResult], non_speech: float) -> dict[str, Any]:
+    """A system as `--json` has it, but for intervals; `non_speech` in words per minute."""
+    return {
+        "name": name,
+        "weights_fingerprint": fingerprint,
+        "sets": {set_name: result.summary() for set_name, result in results.items()},
+        "non_speech": {"seconds": NON_SPEECH_SECONDS, "words_per_minute": non_speech},
+    }
 
 
 def add_intervals(

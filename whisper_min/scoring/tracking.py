@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,8 @@ from whisper_min.config import Config
 from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.runs import RunFolder
-from whisper_min.scoring import significance, wer
+from whisper_min.scoring import budget, significance, wer
+from whisper_min.scoring.budget import Budget, Candidate
 from whisper_min.scoring.decode import Hypothesis
 from whisper_min.scoring.evaluation import Scorer, SetResult
 from whisper_min.scoring.report import with_interval
@@ -27,6 +28,8 @@ from whisper_min.training.reporter import Reporter
 from whisper_min.training.steering import Steering
 
 NON_SPEECH_KEY = "eval/non_speech/words_per_minute"
+# General sets with text, their errors added up.
+POOLED_KEY = "eval/pooled_general"
 
 
 class Evaluation:
@@ -47,13 +50,18 @@ class Evaluation:
         self.domain, self.general = report.role("eval_data"), report.role("retain")
         self.run, self.steering, self.reporter = run, steering, reporter
         self.scorer = Scorer(tokens, language, cfg.eval_batch_size, cfg.normalize, autocast=autocast)
-        self.original = self._read_results(step=0)
+        self.budget = Budget.of(cfg)
+        self.domain_names = [each.speech.name for each in self.domain]
+        self.general_names = [each.speech.name for each in self.general]
+        self.original = self.read_results(step=0)
         self.latest: dict[str, dict[str, Any]] = {}
         """Set name -> its newest summary, with `original_wer` beside `wer`."""
         self.latest_step = 0
         self.results: dict[str, SetResult] = {}
+        self.passes = True
+        """Whether the newest results keep the budget; without one all do."""
 
-    def _read_results(self, step: int) -> dict[str, SetResult]:
+    def read_results(self, step: int) -> dict[str, SetResult]:
         """Results of a step from samples.jsonl; so a resumed run does not decode the original again."""
         rows = {
             (row.get("set"), row.get("id")): row
@@ -75,10 +83,50 @@ class Evaluation:
         """Evaluate everything; returns the mean word error rate of the domain's sets. Raises Stop when asked to."""
         state = self.run.status["state"]
         self.run.beat(state="evaluating", step=step)
-        sets = [*self.domain, *self.general]
         metrics: dict[str, Any] = {}
+        with self._ticking("evaluating"):
+            for checked in [*self.domain, *self.general]:
+                result = self._evaluate_set(model, checked, step)
+                metrics |= {f"eval/{checked.speech.name}/{key}": value for key, value in result.summary().items()}
+            words = self.scorer.words_on_non_speech(model)
+        metrics[NON_SPEECH_KEY] = words["all"]
+        # a run resumed without its samples.jsonl does not know the original's results any more
+        faults = ["the original's results are lost"] if self.budget.is_set else []
+        if self.original.keys() >= self.results.keys():
+            measured = self.measure(f"step {step}", self.results)
+            faults = self.budget.faults(measured)
+            if measured.pooled is not None:
+                metrics[f"{POOLED_KEY}/relative_loss"] = measured.pooled.relative
+                metrics[f"{POOLED_KEY}/relative_loss_upper_95"] = measured.pooled.upper_95
+        self.passes = not faults
+        self.latest_step = step
+        self.run.log_metrics(step, metrics)
+        self.run.beat(state=state)
+        shown = ", ".join(f"{name} {percent(its)}" for name, its in self.latest.items())
+        over = f"; over the budget: {'; '.join(faults)}" if faults else ""
+        self.reporter.print(f"step {step}: {shown}, non-speech {words['all']:.1f} words/min{over}")
+        return sum(self.results[name].words.rate for name in self.domain_names) / len(self.domain_names)
+
+    def score(self, model: Whisper, name: str) -> dict[str, SetResult]:
+        """Results of a model that is no step of the run, such as an interpolated one; nothing is logged."""
+        with self._ticking(name):
+            found = {}
+            for checked in [*self.domain, *self.general]:
+                written = [each.hypothesis for each in self.original[checked.speech.name].utterances]
+                found[checked.speech.name] = self.scorer.evaluate(model, checked, original=written)
+        return found
+
+    def measure(self, name: str, results: Mapping[str, SetResult]) -> Candidate:
+        """What a model gained and lost against the original."""
+        confidence = self.budget.confidence
+        return budget.measure(name, self.original, results, self.domain_names, self.general_names, confidence)
+
+    @contextmanager
+    def _ticking(self, description: str) -> Iterator[None]:
+        """A progress line that every batch moves; commands are read between batches, and a stop raises Stop."""
         done = 0
-        with self.reporter.bar("evaluating", sum(len(each.speech.examples) for each in sets)) as bar:
+        clips_of_all = sum(len(each.speech.examples) for each in [*self.domain, *self.general])
+        with self.reporter.bar(description, clips_of_all) as bar:
 
             def tick(clips: int) -> None:
                 nonlocal done
@@ -87,18 +135,7 @@ class Evaluation:
                 self.steering.inside_evaluation()
 
             self.scorer = replace(self.scorer, tick=tick)
-            for checked in sets:
-                result = self._evaluate_set(model, checked, step)
-                metrics |= {f"eval/{checked.speech.name}/{key}": value for key, value in result.summary().items()}
-            words = self.scorer.words_on_non_speech(model)
-        metrics[NON_SPEECH_KEY] = words["all"]
-        self.latest_step = step
-        self.run.log_metrics(step, metrics)
-        self.run.beat(state=state)
-        domain_wer = sum(self.results[each.speech.name].words.rate for each in self.domain) / len(self.domain)
-        shown = ", ".join(f"{name} {percent(its)}" for name, its in self.latest.items())
-        self.reporter.print(f"step {step}: {shown}, non-speech {words['all']:.1f} words/min")
-        return domain_wer
+            yield
 
     def _evaluate_set(self, model: Whisper, checked: CheckedSet, step: int) -> SetResult:
         name = checked.speech.name
@@ -149,7 +186,7 @@ class Evaluation:
     def summarise(self, out: Console, best: dict[str, Any] | None, cfg: Config) -> None:
         """Print the best checkpoint beside the original, and what to type next."""
         step = best["step"] if best else 0
-        out.print(self.table(step, self._read_results(step)))
+        out.print(self.table(step, self.read_results(step)))
         domain = [self.original[each.speech.name].words.rate for each in self.domain]
         if best is None or best["wer"] >= sum(domain) / len(domain):
             out.print("No checkpoint is better than the original on the domain.")
