@@ -26,7 +26,7 @@ from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder
 from whisper_min.scoring.tracking import Evaluation
-from whisper_min.training import card, checkpoint, retention, setup
+from whisper_min.training import card, checkpoint, flops, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
@@ -123,7 +123,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     data = batches.read_ahead(order, lambda item: list(map(collate, item[1])), batches.default_workers(device.type))
     step, readback, reason = state["step"], Readback(device), "finished"
     try:
-        with reporter.bar("training", max_steps, step) as bar:
+        with system.SystemLog(run, device), reporter.bar("training", max_steps, step) as bar:
             while True:
                 # Evaluate, now and then; the original first, so that every curve starts at step 0.
                 due = step % cfg.eval_every == 0 or step == max_steps
@@ -181,7 +181,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                     group["lr"] = lr
                 norm = clip_and_step(optimizer, scaler, parameters, cfg.grad_clip)
 
-                # Log; what the device computed is read a step later.
+                # Log; what the device computed is read a step later, and waiting for it belongs to the time of a step.
+                log_step(run, reporter, bar, readback.take(), evaluate)
                 seconds = time.perf_counter() - started
                 audio_seconds = sum(batch.audio_seconds for batch in micro_batches)
                 state["tokens"] += step_tokens
@@ -194,12 +195,14 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                     "perf/samples_per_second": round(sum(len(b.ids) for b in micro_batches) / seconds, 3),
                     "perf/audio_hours_per_hour": round(audio_seconds / seconds, 2),
                     "perf/data_wait": round(waited / seconds, 4),
+                    **flops.mfu(model, micro_batches, seconds, precision),
+                    **system.gpu_memory(device),
                     "data/bad": sum(len(batch.bad) for batch in micro_batches),
                 }
                 numbers = {"train/loss": ce + cfg.kl * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
                 numbers |= {"train/kl": kl} if original else {}
                 numbers |= {"train/ewc": penalty} if anchors else {}
-                log_step(run, reporter, bar, readback.put(numbers, known), evaluate)
+                readback.put(numbers, known)
     except Stop:
         log_step(run, reporter, None, readback.take(), evaluate)
         reason = steering.stop_reason or "stopped"

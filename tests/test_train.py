@@ -36,6 +36,7 @@ from whisper_min.runs import RunFolder
 from whisper_min.scoring import decode
 from whisper_min.training import checkpoint, setup, steering
 from whisper_min.training.optimizer import lr_at
+from whisper_min.training.readback import Readback
 
 TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, mostly.", "The end."]
 SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
@@ -188,9 +189,10 @@ def command(word: str) -> Callable[[Path], None]:
 
 def test_the_folder_is_as_the_contract_says(finished: Path) -> None:
     """Files, links and what status.json ends with."""
-    assert {"config.json", "metrics.jsonl", "samples.jsonl", "status.json", "train.log", "checkpoints"} <= {
-        path.name for path in finished.iterdir()
-    }
+    assert {path.name for path in finished.iterdir()} == {
+        "config.json", "metrics.jsonl", "samples.jsonl", "system.jsonl", "status.json", "train.log", "checkpoints",
+    }  # fmt: skip
+    assert rows_of(finished, "system.jsonl")[-1]["_step"] == STEPS
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["3", "6", "best", "last"]
     for step in ("3", "6"):
         files = {path.name for path in (finished / "checkpoints" / step).iterdir()}
@@ -408,6 +410,21 @@ def test_a_non_finite_gradient_is_logged_and_skipped(workshop: Workshop, monkeyp
     assert not same_weights(weights_of(run, 2), original)
     state = checkpoint.load_trainer(run / "checkpoints" / "2")["optimizer"]["state"]
     assert {int(each["step"]) for each in state.values()} == {1}
+
+
+def test_waiting_for_the_device_belongs_to_a_steps_time(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is behind the host, which meets it where the step before is read: rates must not leave that out."""
+    take = Readback.take
+
+    def slow_device(self: Readback) -> dict[str, Any] | None:
+        time.sleep(0.5)
+        return take(self)
+
+    monkeypatch.setattr(Readback, "take", slow_device)
+    run = workshop.train("behind", "--max_steps", "2", "--eval_every", "2", retain=False)
+    rates = [row["perf/samples_per_second"] for row in rows_of(run) if "perf/samples_per_second" in row]
+    assert len(rates) == 2
+    assert max(rates) <= 2 / 0.5
 
 
 def test_another_seed_is_another_order(workshop: Workshop) -> None:

@@ -170,13 +170,17 @@ class RunFolder:
 
     def log_metrics(self, step: int, values: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""
+        self.log("metrics.jsonl", step, values)
+
+    def log(self, name: str, step: int, values: dict[str, Any]) -> None:
+        """Append one row of numbers to `<name>`, headed by step and time."""
         head = {
             "_step": step,
             "_timestamp": time.time(),
             "_runtime": round(self.runtime, 3),
             "_attempt": self.attempt,
         }
-        self.append("metrics.jsonl", [{**head, **values}])
+        self.append(name, [{**head, **values}])
 
     def beat(self, *, force: bool = False, **changes: Any) -> None:
         """Update status.json: at once when something changes, else at most once a second."""

@@ -15,6 +15,7 @@ import whisper
 
 from whisper_min.config import Config, to_record
 from whisper_min.model.weights import Origin
+from whisper_min.training.flops import peak_flops
 
 _PACKAGES = ("torch", "openai-whisper", "torchaudio", "numpy", "soundfile", "jiwer", "safetensors")
 
@@ -33,6 +34,7 @@ def run_record(cfg: Config, origin: Origin, device: torch.device, precision: str
             "device": str(device),
             "device_name": name,
             "precision": precision,
+            "peak_flops": peak_flops(name, precision) if device.type == "cuda" else None,  # None: no perf/mfu
             "threads": torch.get_num_threads(),
             "deterministic": "bit for bit" if device.type == "cpu" else "up to CUDA kernels that add in any order",
         },
