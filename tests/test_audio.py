@@ -22,8 +22,12 @@ from whisper_min import audio
 
 
 def needs_ffmpeg() -> None:
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed: apt-get install ffmpeg")
+    needs("ffmpeg")
+
+
+def needs(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: apt-get install {program}")
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -210,6 +214,109 @@ def test_damage_is_said(
 def test_the_end_of_a_cut_file_that_is_not_wanted_is_no_damage(tmp_path: Path) -> None:
     path = write_damaged(tmp_path, "cut")
     np.testing.assert_allclose(audio.read(path, 0.5, 0.5), babble(5.0, seed=8)[8_000:16_000], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".wav", {}),
+        (".wav", {"subtype": "FLOAT"}),
+        (".wav", {"subtype": "MS_ADPCM"}),
+        (".wav", {"format": "WAVEX"}),
+        (".wav", {"format": "RF64"}),
+        (".aiff", {}),
+        (".flac", {}),
+        (".mp3", {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kept", [0.25, 0.7, 0.98])
+def test_a_file_cut_short_is_said_whatever_its_format(
+    suffix: str, options: dict[str, Any], kept: float, tmp_path: Path
+) -> None:
+    """A copy that was interrupted: libsndfile shortens a WAV in silence, and the text would say more than the clip."""
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    waveform = babble(5.0, seed=10)
+    soundfile.write(whole, waveform, SAMPLE_RATE, **options)
+    assert len(audio.read(whole)) == pytest.approx(len(waveform), abs=1012)  # ADPCM's block
+    cut.write_bytes(whole.read_bytes()[: round(kept * whole.stat().st_size)])
+    with pytest.raises(audio.AudioError, match="cut short"):
+        audio.read(cut)
+    if (suffix, options) == (".wav", {}):
+        with pytest.raises(audio.AudioError, match=rf"ends after {5 * kept:.2f} s of 5\.00 s: the file is cut short"):
+            audio.read(cut)
+        assert len(audio.read(cut, 0.5, 0.5)) == 8_000, "the part that is there can be read"
+        with pytest.raises(audio.AudioError, match=rf"ends after {5 * kept:.2f} s of 5\.00 s"):
+            audio.read(cut, 0.5)
+
+
+@pytest.mark.parametrize("tail", [b"", b"LIST\x04\0\0\0abcd", b"\0"])
+@pytest.mark.parametrize("claim", [None, 0, 32_044, 0x7FFFF000, 0xFFFFFFFF])
+def test_what_a_wav_says_beside_its_length_is_no_damage(claim: int | None, tail: bytes, tmp_path: Path) -> None:
+    """Streams claim 2 GB or more, a recorder that was switched off nothing, some programs their header, too."""
+    path, waveform = tmp_path / "clip.wav", babble(1.0, seed=11)
+    soundfile.write(path, waveform, SAMPLE_RATE)
+    content = path.read_bytes()
+    at = content.index(b"data")
+    size = content[at + 4 : at + 8] if claim is None else claim.to_bytes(4, "little")
+    path.write_bytes(content[:at] + b"note\x03\0\0\0odd\0" + b"data" + size + content[at + 8 :] + tail)
+    decoded = audio.read(path)
+    if claim != 0:
+        np.testing.assert_allclose(decoded[:16_000], waveform, atol=1e-4)
+        assert len(decoded) - 16_000 <= len(tail)
+
+
+@pytest.mark.parametrize("command", ["ffmpeg -v error -i clip.wav -f wav -", "sox clip.wav -t wav -"])
+def test_a_wav_written_into_a_pipe_is_whole(command: str, tmp_path: Path) -> None:
+    needs(command.split()[0])
+    soundfile.write(tmp_path / "clip.wav", babble(2.0, seed=12), SAMPLE_RATE)
+    with open(tmp_path / "piped.wav", "wb") as file:
+        into_pipe = subprocess.Popen(command.split(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert into_pipe.stdout is not None
+        file.write(into_pipe.stdout.read())
+        assert into_pipe.wait() == 0
+    np.testing.assert_array_equal(audio.read(tmp_path / "piped.wav"), audio.read(tmp_path / "clip.wav"))
+
+
+@pytest.mark.parametrize("options", ["-b:a 64k", "-q:a 5"], ids=["constant rate", "variable rate"])
+@pytest.mark.parametrize("header", ["-write_xing 1", "-write_xing 0"], ids=["with length", "without length"])
+@pytest.mark.parametrize("quiet_first", [True, False])
+def test_an_mp3_is_read_to_its_end(options: str, header: str, quiet_first: bool, tmp_path: Path) -> None:
+    """Where no header tells the length, the first frame's rate would: 5 s or 37 s of these 12 s."""
+    needs_ffmpeg()
+    loud = babble(6.0, seed=13) + 0.2 * np.random.default_rng(0).standard_normal(96_000).astype(np.float32)
+    parts = [np.float32(1e-4) * loud, loud]
+    waveform = np.concatenate(parts if quiet_first else parts[::-1])
+    soundfile.write(tmp_path / "clip.wav", waveform, SAMPLE_RATE)
+    command = f"ffmpeg -v error -i clip.wav -c:a libmp3lame {options} {header} clip.mp3"
+    if subprocess.run(command.split(), cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this ffmpeg cannot write MP3")
+    path = tmp_path / "clip.mp3"
+    decoded = audio.read(path)
+    # without the header nobody knows how much of the first and the last frame is padding: a tenth of a second
+    tolerance = 0 if header.endswith("1") else 1_600
+    assert 0 <= len(decoded) - len(waveform) <= tolerance
+    assert audio.info(path) == audio.AudioInfo(len(decoded) / SAMPLE_RATE, SAMPLE_RATE, 1)
+    level = [float(np.abs(half).mean()) for half in (decoded[:90_000], decoded[-90_000:])]
+    assert (level[0] < 0.01 * level[1]) if quiet_first else (level[1] < 0.01 * level[0])
+    part = audio.read(path, 7.0, 2.0)
+    if tolerance:
+        np.testing.assert_array_equal(part, decoded[112_000:144_000])
+        np.testing.assert_array_equal(audio.read(path, 11.0), decoded[176_000:])
+        assert len(audio.read(path, 20.0, 1.0)) == 0
+    assert len(part) == 32_000
+
+
+def test_an_mp3_of_days_is_refused_though_it_does_not_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_ffmpeg()
+    soundfile.write(tmp_path / "clip.wav", babble(5.0, seed=14), SAMPLE_RATE)
+    command = "ffmpeg -v error -i clip.wav -c:a libmp3lame -write_xing 0 clip.mp3"
+    if subprocess.run(command.split(), cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this ffmpeg cannot write MP3")
+    monkeypatch.setattr(audio, "MAX_SECONDS", 3)
+    with pytest.raises(audio.AudioError, match="at most that much is read: split it"):
+        audio.read(tmp_path / "clip.mp3")
+    assert len(audio.read(tmp_path / "clip.mp3", 1.0, 1.0)) == 16_000
 
 
 def test_no_samples_are_no_samples(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def bad_rows(bench: Workbench) -> list[tuple[dict[str, Any], str]]:
     (folder / "folder.wav").mkdir()
     cut = folder / record("cut.flac", 5.0)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    short = folder / record("short.wav", 2.0)
+    short.write_bytes(short.read_bytes()[:32_044])
     spoilt = babble(2.0, seed=99)
     spoilt[100] = np.nan
     soundfile.write(folder / "nan.wav", spoilt, 16_000, subtype="FLOAT")
@@ -97,6 +99,7 @@ def bad_rows(bench: Workbench) -> list[tuple[dict[str, Any], str]]:
         (bench.row(audio="text.wav"), r"(neither soundfile nor ffmpeg|soundfile cannot decode it)"),
         (bench.row(audio="empty.wav"), r"is empty \(0 bytes\)"),
         (bench.row(audio="cut.flac"), r"is cut short or damaged .*; copy or convert the file again"),
+        (bench.row(audio="short.wav"), r"ends after 1\.00 s of 2\.00 s: the file is cut short"),
         (bench.row(audio="nan.wav"), r"holds numbers that are not finite \(NaN\); convert the file again"),
         (bench.row(audio="none.wav"), r"holds no samples; remove the entry"),
         (

@@ -6,14 +6,17 @@ Audio is padded as a waveform, with zeros, as Whisper's README does (its `transc
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +38,12 @@ FRAMES_PER_POSITION = 2
 SAMPLES_PER_POSITION = HOP_LENGTH * FRAMES_PER_POSITION
 # Longest recording that is decoded, in seconds: a compressed file of a few MB can claim days of silence.
 MAX_SECONDS = 6 * 3600
+# libsndfile says about this many frames where a stream does not tell its length.
+UNKNOWN_FRAMES = 2**62
+# From here on a WAV's claim means a stream of unknown length: what sox, ffmpeg and others write into pipes.
+STREAMED_BYTES = 0x7FFF0000
+# A WAV that ends so many seconds early is whole: some programs claim their header, too.
+CUT_SECONDS = 0.05
 
 
 class AudioError(Exception):
@@ -71,13 +80,13 @@ def torchaudio() -> types.ModuleType:
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Length, rate and channels from the header; AudioError where soundfile and ffprobe cannot tell."""
-    try:
-        header = soundfile.info(str(path))
-        return AudioInfo(header.frames / header.samplerate, header.samplerate, header.channels)
-    except (soundfile.LibsndfileError, RuntimeError):
-        waveform = read(path)  # formats that only ffmpeg opens have no header that we could trust
-        return AudioInfo(len(waveform) / SAMPLE_RATE, SAMPLE_RATE, 1)
+    """Length, rate and channels from the header, or, where no header tells the length, from decoding."""
+    rate, channels = SAMPLE_RATE, 1
+    with suppress(soundfile.LibsndfileError, RuntimeError), _open(path) as file:
+        if file.frames < UNKNOWN_FRAMES:
+            return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+        rate, channels = file.samplerate, file.channels
+    return AudioInfo(len(read(path)) / SAMPLE_RATE, rate, channels)
 
 
 def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -> Waveform:
@@ -95,12 +104,15 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
         if the file holds no audio that can be decoded, or more than `MAX_SECONDS`
     """
     try:
-        file = soundfile.SoundFile(str(path))
+        file = _open(path)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         samples, rate = _read_with_ffmpeg(path, offset, duration, because=error)
     else:
         with file:
             samples, rate = _read_with_soundfile(file, offset, duration), file.samplerate
+        have = offset + len(samples) / rate
+        if duration is None and (claimed := have / _share_of_samples(path)) > have + CUT_SECONDS:
+            raise AudioError(f"ends after {have:.2f} s of {claimed:.2f} s: the file is cut short")
     waveform = samples.mean(axis=1, dtype=np.float32)
     if rate != SAMPLE_RATE:
         resampled = torchaudio().functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE)
@@ -108,21 +120,88 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
+def _open(path: str | Path) -> soundfile.SoundFile:
+    """A file to read; an MP3 that does not say how long it is comes through a pipe.
+
+    Without the Xing header libsndfile guesses the length of an MP3 from its first frame's bit rate, and with a variable
+    one stops reading there, early or late; in a pipe there is nothing to guess from, and it reads to the end.
+    """
+    file = soundfile.SoundFile(str(path))
+    if file.format != "MP3":
+        return file
+    receiver, sender = os.pipe()
+
+    def send() -> None:
+        # the reader may have enough before the end
+        with suppress(OSError), os.fdopen(sender, "wb") as pipe, open(path, "rb") as source:
+            shutil.copyfileobj(source, pipe)
+
+    threading.Thread(target=send, daemon=True).start()
+    with suppress(soundfile.LibsndfileError, RuntimeError):
+        piped = soundfile.SoundFile(receiver)
+        if piped.frames >= UNKNOWN_FRAMES:
+            file.close()
+            return piped
+        piped.close()
+    return file
+
+
+def _share_of_samples(path: str | Path) -> float:
+    """Share of the sample bytes claimed by a WAV's or AIFF's header that are there: libsndfile reads on without a word.
+
+    1 for files that claim nothing that could be checked: of other formats, and streams of unknown length.
+    """
+    with open(path, "rb") as file:
+        form, kind = file.read(8)[:4], file.read(4)
+        order: Literal["little", "big"] = "big" if form == b"FORM" else "little"
+        if (form, kind) not in ((b"RIFF", b"WAVE"), (b"RF64", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
+            return 1.0
+        long_claim = 0
+        while len(header := file.read(8)) == 8:
+            name, claimed = header[:4], int.from_bytes(header[4:], order)
+            if name in (b"data", b"SSND"):
+                claimed = long_claim or claimed
+                there = os.fstat(file.fileno()).st_size - file.tell()
+                checkable = there and (long_claim or claimed < STREAMED_BYTES)
+                return there / max(claimed, there) if checkable else 1.0
+            following = file.tell() + claimed + claimed % 2  # chunks begin at even places
+            if name == b"ds64":  # sizes in 64 bits, for what exceeds 4 GB
+                long_claim = int.from_bytes(file.read(16)[8:], order)
+            file.seek(following)
+    return 1.0
+
+
 def _read_with_soundfile(file: soundfile.SoundFile, offset: float, duration: float | None) -> npt.NDArray[np.float32]:
     """Samples (samples, channels) at the file's rate; a file that opens and cannot be decoded to its end is damaged."""
-    rate = file.samplerate
-    wanted = duration if duration is not None else file.frames / rate - offset
+    rate, known = file.samplerate, file.frames < UNKNOWN_FRAMES
+    wanted = duration if duration is not None else file.frames / rate - offset if known else 0.0
     if wanted > MAX_SECONDS:
         raise AudioError(f"{wanted / 3600:.1f} h long; at most {MAX_SECONDS // 3600} h are read: split it")
     try:
+        if not known:
+            return _read_stream(file, offset, duration)
         if offset:
             file.seek(min(round(offset * rate), file.frames))
         samples = file.read(-1 if duration is None else round(duration * rate), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         # not for ffmpeg, which decodes as far as it gets and calls that a success
         raise AudioError(f"is cut short or damaged ({error}); copy or convert the file again") from None
-    if duration is None and 0 <= file.frames < 2**62 and file.tell() < file.frames:
+    if duration is None and known and file.tell() < file.frames:
         raise AudioError(f"ends after {file.tell() / rate:.2f} s of {file.frames / rate:.2f} s: the file is cut short")
+    return samples
+
+
+def _read_stream(file: soundfile.SoundFile, offset: float, duration: float | None) -> npt.NDArray[np.float32]:
+    """Samples (samples, channels) of a file that knows neither its length nor how to seek: read from its start."""
+    first, limit = round(offset * file.samplerate), MAX_SECONDS * file.samplerate
+    last = limit + 1 if duration is None else first + round(duration * file.samplerate)
+    blocks, left = [np.zeros((0, file.channels), np.float32)], last
+    while left > 0 and len(block := file.read(min(left, 1 << 20), dtype="float32", always_2d=True)):
+        blocks.append(block)
+        left -= len(block)
+    if duration is None and left == 0:
+        raise AudioError(f"over {MAX_SECONDS // 3600} h long; at most that much is read: split it")
+    samples: npt.NDArray[np.float32] = np.concatenate(blocks)[first:]
     return samples
 
 
