@@ -22,6 +22,7 @@ from whisper_min import runs
 from whisper_min.config import Config
 from whisper_min.data import preflight, sources
 from whisper_min.data.examples import SpeechSet
+from whisper_min.data.normalizer import normalizer
 from whisper_min.data.preflight import Facts, Report
 from whisper_min.data.tokens import Tokens
 
@@ -181,6 +182,36 @@ def test_a_held_out_entry_without_text_is_a_fault_of_its_own(bench: Workbench) -
         assert fault.startswith(f"{bench.folder / 'mine.jsonl'}, line 1: ") and "has an empty text; write" in fault
 
 
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize(
+    ("role", "fix"),
+    [
+        ("eval_data", "leave the set out"),
+        ("retain", "remove the texts, to score drift"),
+        ("evaluate", "remove the texts, to score drift"),
+    ],
+)
+def test_a_set_whose_references_have_no_word_has_no_rate(role: str, fix: str, skip_bad: bool, bench: Workbench) -> None:
+    """Whisper's normaliser takes away what stands in brackets, and `uh`: NaN would be the best checkpoint for ever."""
+    rows = [bench.row(text="[inaudible, the whole of it]"), bench.row(text="Uh, mhm, uh, hmm.")]
+    [fault] = bench.check(rows, role, skip_bad=skip_bad).faults
+    assert fault == (
+        f"{bench.folder / 'mine.jsonl'}, line 1: '[inaudible, the whole of it]' holds no word after "
+        f"{normalizer('en')[0]}, nor does another reference of mine: the set has no word error rate; write what is "
+        f"said, or {fix}"
+    )
+    assert bench.check(rows, "data").faults == [], "they can be trained on"
+    assert bench.check(rows, role, language="de").faults == [], "there `uh` is a word"
+
+
+def test_a_set_left_without_words_is_seen_after_skipping(bench: Workbench) -> None:
+    rows = [bench.row(text="[a long and slow inaudible]"), bench.row(audio="gone.wav")]
+    report = bench.check(rows, "eval_data", skip_bad=True)
+    assert len(report.skipped) == 1
+    [fault] = report.faults
+    assert "line 1: '[a long and slow inaudible]' holds no word" in fault
+
+
 def test_training_and_evaluation_do_not_share_a_recording(bench: Workbench) -> None:
     shared = bench.record("shared.wav")
     copied = bench.folder / "copied.wav"
@@ -325,6 +356,16 @@ def test_implausible_speed_is_noted(bench: Workbench) -> None:
         "data mine: 2 texts do not fit their audio (outside 2 to 30 characters per second), such as "
         f"{rows[1]['audio']} (1.5)"
     )
+
+
+def test_single_references_without_words_are_noted(bench: Workbench) -> None:
+    rows = [bench.row(), bench.row(text="(coughs quite a lot)"), bench.row(text="[noise, and nothing but]")]
+    for role in ("eval_data", "retain", "evaluate"):
+        assert notes(bench.check(rows, role)) == [
+            f"{role} mine: 2 of 3 references hold no word after {normalizer('en')[0]}, such as '(coughs quite a lot)' "
+            f"of {rows[1]['audio']}: whatever is heard there counts as insertions"
+        ]
+    assert notes(bench.check(rows)) == []
 
 
 def test_repeated_recordings_are_noted(bench: Workbench) -> None:

@@ -7,8 +7,6 @@ import random
 
 import jiwer
 import pytest
-import whisper
-from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from whisper_min.scoring import wer
 from whisper_min.scoring.wer import Errors
@@ -114,14 +112,6 @@ def test_pairs_must_pair() -> None:
     """A hypothesis too few is a bug, not a shorter set."""
     with pytest.raises(ValueError, match=r"zip\(\)"):
         wer.word_errors(["a", "b"], ["a"])
-
-
-@pytest.mark.parametrize(("language", "kind"), [("en", EnglishTextNormalizer), ("de", BasicTextNormalizer)])
-def test_the_normaliser_follows_the_language(language: str, kind: type) -> None:
-    """Whisper's own, named with whisper's version, because scores depend on it."""
-    name, normalize = wer.normalizer(language)
-    assert isinstance(normalize, kind)
-    assert name == f"whisper-{'english' if language == 'en' else 'basic'}-{whisper.__version__}"
 
 
 def test_normalised_spellings_are_no_errors() -> None:

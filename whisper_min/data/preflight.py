@@ -23,6 +23,7 @@ from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
 from whisper_min import audio, runs, text
 from whisper_min.config import Config
 from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.normalizer import normalizer
 from whisper_min.data.tokens import Tokens, language_code
 
 # Above so many hours only headers are read, and so many entries decoded.
@@ -140,8 +141,13 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             report.faults += faults
         report.sets.append(CheckedSet(role, speech, known, style, self_label))
         report.notes += list(_set_notes(report.sets[-1], cfg))
+
         if role == "replay" and (both := sum(each.digest in trained for each in known)):
             report.notes.append(f"replay {speech.name}: {both} of {len(known)} recordings are in --data, too")
+
+        if role != "data":
+            wordless, notes = _without_words(report.sets[-1], cfg)
+            report.faults, report.notes = report.faults + wordless, report.notes + notes
     if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
         report.notes.append("--skip_bad leaves out entries with faults, and lists and counts them")
     return report
@@ -187,6 +193,25 @@ def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens
             f"{example.audio_filepath}: its text has {len(tokens.encode(label)) - 1} tokens, but the decoder "
             f"reads {tokens.text_context}; split the clip"
         )
+
+
+def _without_words(checked: CheckedSet, cfg: Config) -> tuple[list[str], list[str]]:
+    """(faults, notes) about references of which the normaliser leaves nothing: a set of such has no word error rate."""
+    name, normalize = normalizer("en" if cfg.task == "translate" else language_code(cfg.language) or "en")
+    examples = [example for example in checked.speech.examples if example.text]
+    empty = [example for example in examples if not normalize(example.text).split()]
+    if not empty:
+        return [], []
+    if len(empty) < len(examples):
+        return [], [
+            f"{checked.role} {checked.speech.name}: {len(empty)} of {len(examples)} references hold no word after "
+            f"{name}, such as {empty[0].text!r} of {empty[0].id}: whatever is heard there counts as insertions"
+        ]
+    fix = "leave the set out" if checked.role == "eval_data" else "remove the texts, to score drift"
+    return [
+        f"{empty[0].where}: {empty[0].text!r} holds no word after {name}, nor does another reference of "
+        f"{checked.speech.name}: the set has no word error rate; write what is said, or {fix}"
+    ], []
 
 
 def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:

@@ -6,15 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import jiwer
-import whisper
-from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-
-def normalizer(language: str) -> tuple[str, Callable[[str], str]]:
-    """(name, function): Whisper's English normaliser for English, its basic one for other languages."""
-    if language == "en":
-        return f"whisper-english-{whisper.__version__}", EnglishTextNormalizer()
-    return f"whisper-basic-{whisper.__version__}", BasicTextNormalizer()
+from whisper_min.data.normalizer import normalizer as normalizer  # its home is where the preflight finds it
 
 
 @dataclass(frozen=True)
