@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,19 +178,96 @@ def test_a_file_size_limit_is_an_error_with_its_reason(tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def test_a_process_killed_inside_a_save_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    """A half folder beside is no checkpoint, is written over, and goes at the next tidying."""
+# ---- The process is killed.
+
+
+class Killed(BaseException):
+    """No code of ours gets to see it, as it would not see a SIGKILL."""
+
+
+# All that changes what is on disk, by name of the module or class and the function.
+ACTS = [
+    *[(checkpoint, "save_file"), (torch, "save"), (shutil, "rmtree"), (os, "fsync"), (os, "replace")],
+    *[(Path, "rename"), (Path, "mkdir"), (Path, "write_text"), (Path, "symlink_to"), (Path, "unlink")],
+]
+
+
+def kill_before(act: int, patch: pytest.MonkeyPatch) -> None:
+    """Let so many acts pass and die at the next one; half done where that is a folder's removal."""
+    acts = 0
+
+    def guard(perform: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def perform_or_die(*args: Any, **options: Any) -> Any:
+            nonlocal acts
+            acts += 1
+            if acts > act:
+                if name == "rmtree" and Path(args[0]).is_dir():
+                    next(Path(args[0]).iterdir()).unlink()
+                raise Killed(name)
+            return perform(*args, **options)
+
+        return perform_or_die
+
+    for owner, name in ACTS:
+        patch.setattr(owner, name, guard(getattr(owner, name), name))
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "text files"])
+def test_killed_at_any_point_a_run_can_be_resumed_and_tidied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Step 2 is written a second time and dies at its first, second, … act until none is left: a whole one stays."""
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", no_space)
+    first, second = small_whisper(seed=9), small_whisper(seed=2)
+    (tmp_path / "before").mkdir()
+    save(tmp_path / "before", 1)
+    save(tmp_path / "before", 2, first)
+    deaths: list[str] = []
+    found: set[str] = set()
+    for act in range(100):
+        run = tmp_path / f"killed-{act}"
+        shutil.copytree(tmp_path / "before", run, symlinks=True)
+        with monkeypatch.context() as patch:
+            kill_before(act, patch)
+            try:
+                save(run, 2)
+                prune(run, keep=1)
+            except Killed as killed:
+                deaths.append(str(killed))
+            else:
+                break
+        last = runs.last_checkpoint(run)
+        assert last is not None, deaths
+        found.add(last.name)
+        model, _ = weights.load(str(last))
+        assert same_weights(model, first) or same_weights(model, second), deaths
+        assert load_trainer(last)["step"] == 2
+        save(run, 3)
+        assert_whole(run, 3)
+        model, _ = weights.load(str(run / "checkpoints" / "2"))
+        assert same_weights(model, first) or same_weights(model, second), deaths
+        prune(run, keep=2)
+        left = {path.name for path in (run / "checkpoints").iterdir()}
+        assert left == {"2", "3", "last"}
+        shutil.rmtree(run)
+    assert {"rename", "rmtree", "fsync", "save", "save_file", "replace"} <= set(deaths)
+    assert found == {"2", ".2.old"}, "one of the deaths is between the two renames"
+
+
+def test_a_full_disk_after_a_kill_leaves_the_step_that_was_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resumed run cannot save either: it still names the step by its number."""
     save(tmp_path, 1)
     folder = tmp_path / "checkpoints"
-    for name in (".2.partial", ".1.old"):
-        shutil.copytree(folder / "1", folder / name)
-        (folder / name / "trainer.pt").unlink()
+    (folder / "1").rename(folder / ".1.old")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", no_space)
+        with pytest.raises(SaveError, match="the checkpoint of step 1 is whole"):
+            save(tmp_path, 2)
     assert_whole(tmp_path, 1)
-    save(tmp_path, 2)
-    assert_whole(tmp_path, 2)
-    shutil.copytree(folder / "1", folder / ".3.partial")
-    prune(tmp_path, keep=5)
-    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "last"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "last"]
 
 
 # ---- Links and tidying.

@@ -223,6 +223,17 @@ def test_a_checkpoint_is_named_by_a_link_or_a_text_file(tmp_path: Path, name: st
     assert find(tmp_path) == (folder / "20").resolve()
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_a_checkpoint_set_aside_is_found_until_another_takes_its_place(tmp_path: Path, link: bool) -> None:
+    folder = tmp_path / "checkpoints"
+    (folder / ".20.old").mkdir(parents=True)
+    pointer = folder / "last"
+    pointer.symlink_to("20") if link else pointer.write_text("20\n")
+    assert runs.last_checkpoint(tmp_path) == folder / ".20.old" == runs.set_aside(folder / "20")
+    (folder / "20").mkdir()
+    assert runs.last_checkpoint(tmp_path) == folder / "20"
+
+
 @pytest.mark.parametrize("pointer", ["40\n", "", "\n", ".", "..", "/", "../..", "20/../.."])
 def test_a_pointer_to_nothing_names_no_checkpoint(tmp_path: Path, pointer: str) -> None:
     folder = tmp_path / "checkpoints"

@@ -114,10 +114,19 @@ def _named_checkpoint(folder: Path, name: str) -> Path | None:
     pointer = folder / "checkpoints" / name
     if pointer.is_dir():
         return pointer.resolve()
-    if pointer.is_file():
+    if pointer.is_symlink():
+        target = pointer.parent / Path(os.readlink(pointer)).name
+    elif pointer.is_file():
         target = pointer.parent / Path(pointer.read_text(encoding="utf-8").strip()).name
-        return target if target.name.isdigit() and target.is_dir() else None
-    return None
+    else:
+        return None
+    whole = [path for path in (target, set_aside(target)) if target.name.isdigit() and path.is_dir()]
+    return whole[0] if whole else None
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Where a checkpoint waits while one of the same step takes its place; there it is whole, should that be killed."""
+    return checkpoint.with_name(f".{checkpoint.name}.old")
 
 
 def last_choice(folder: Path) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def save(
     final, beside = folder / str(step), folder / f".{step}.partial"
     try:
         folder.mkdir(exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
+        _recover(folder)
         beside.mkdir()
         state, metadata = what_trained(model, origin)
         _write(beside / MODEL_FILE, lambda path: save_file(state, path, metadata=metadata))
@@ -95,9 +95,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
 def _replace_folder(beside: Path, final: Path) -> None:
     """Rename a folder into place; one of the same step, written before a resume, gives way."""
     if final.exists():
-        old = final.with_name(f".{final.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
+        old = final.rename(runs.set_aside(final))
         try:
             beside.rename(final)
         except OSError:
@@ -107,6 +105,19 @@ def _replace_folder(beside: Path, final: Path) -> None:
     else:
         beside.rename(final)
     runs.sync_folder(final.parent)
+
+
+def _recover(folder: Path) -> None:
+    """Tidy up after a killed process: a step that was set aside returns unless another took its place."""
+    for step in [path for path in folder.iterdir() if path.name.isdigit()]:
+        shutil.rmtree(runs.set_aside(step), ignore_errors=True)
+    for old in folder.glob(".*.old"):
+        old.rename(folder / old.name[1 : -len(".old")])
+    for beside in folder.glob(".*.partial"):
+        if beside.is_dir() and not beside.is_symlink():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink()
 
 
 def point(run: Path, name: str, step: int) -> None:
@@ -125,13 +136,12 @@ def point(run: Path, name: str, step: int) -> None:
 def prune(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, the last and the best, and what a killed process left behind."""
     folder = run / "checkpoints"
+    _recover(folder)
     named = {path.name for path in (runs.last_checkpoint(run), runs.best_checkpoint(run)) if path}
     steps = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     for path in steps[:-keep]:
         if path.name not in named:
-            shutil.rmtree(path)
-    for path in (*folder.glob(".*.partial"), *folder.glob(".*.old")):
-        shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path.rename(folder / f".{path.name}.partial"))  # killed here, it leaves no half a step
 
 
 def load_trainer(checkpoint: Path) -> dict[str, Any]:
