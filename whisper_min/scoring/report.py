@@ -140,6 +140,7 @@ def rows_of(system: str, result: SetResult) -> list[dict[str, Any]]:
             "set": result.name,
             "id": utterance.example.id,
             "audio_filepath": str(utterance.example.audio_filepath),
+            "speaker": utterance.example.speaker,
             "reference": utterance.reference,
             "hypothesis": utterance.hypothesis,
             "reference_normalized": utterance.reference_normalized,

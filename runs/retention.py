@@ -1,0 +1,424 @@
+"""The study of the methods: what each gains on a domain and loses elsewhere, over seeds, in one table and one picture.
+
+    python runs/retention.py --quick                    # one seed, the main rows
+    python runs/retention.py                            # three seeds, every row; stop and start it as you like
+    python runs/retention.py --table                    # no training: the table of the cells that are there
+
+A cell is one row with one seed: a run folder below --cells, outside the repository, so that the study goes on across
+days. Everything is chosen on dev sets; the test sets are scored once a cell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from whisper_min import runs  # noqa: E402
+from whisper_min.scoring import significance  # noqa: E402
+
+# What each row adds to the common command line; {replay} is the general speech that is trained on.
+ROWS = {
+    "full": "",
+    "full, upper-case labels": "--label_style keep",
+    "LoRA": "--method lora",
+    "+ KL on the domain": "--kl 1 --kl_on domain",
+    "+ EWC": "--replay {replay}@0 --ewc 1e-2",
+    "+ L2-SP": "--l2sp 1e-2",
+    "+ replay": "--replay {replay}@0.25",
+    "+ KL on replay": "--replay {replay}@0.25 --kl 1",
+    "recommended": "--replay {replay}@0.25 --kl 1 --method lora",
+}
+QUICK_ROWS = ("full", "LoRA", "+ replay", "+ KL on replay", "recommended")
+SEEDS = (0, 1, 2)
+DOMAIN = "accented"
+GENERAL_DEV = ("general-dev", "prompts-dev", "general-unlabelled")
+GENERAL_TEST = ("general-test", "reader-test", "prompts-test")
+PHRASES = ("hello", "jfk")
+BUDGET = 0.025
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#000000", "#bcbd22")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run the study, or what is left of it."""
+
+    quick: bool = False
+    """One seed and the main rows; labelled as such."""
+    table: bool = False
+    """Train nothing: the table and the picture of the cells that are there."""
+    rows: tuple[str, ...] = ()
+    """Only these rows."""
+    seeds: tuple[int, ...] = ()
+    """Only these seeds."""
+    model: str = "tiny.en"
+    """What every cell starts from."""
+    steps: int = 190
+    """Optimizer steps of a cell."""
+    cells: Path = Path("~/.cache/whisper-min/retention")
+    """Where finished cells are kept."""
+    speech: Path = Path(os.environ.get("WHISPER_MIN_SPEECH", REPOSITORY.parent / "shared" / "data"))
+    """The speech sets; tests/bench/make_speech_sets.py builds them."""
+    jobs: int = 1
+    """Cells at a time; on a CPU each gets its share of the cores."""
+    out: Path = REPOSITORY / "tests" / "bench" / "figures"
+    """Where retention.json, retention.md and retention.svg are written."""
+
+
+def main() -> int:
+    """Train what is missing, then show all that is there."""
+    options = tyro.cli(Options, use_underscores=True, description=__doc__)
+    cells = (options.cells.expanduser() / f"{Path(options.model).name}-{options.steps}").absolute()
+    rows = options.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
+    seeds = options.seeds or (SEEDS[:1] if options.quick else SEEDS)
+    if unknown := [row for row in rows if row not in ROWS]:
+        sys.exit(f"error: unknown rows {unknown}; known are {', '.join(ROWS)}")
+    cells.mkdir(parents=True, exist_ok=True)
+    wanted = [(row, seed) for seed in seeds for row in rows]
+    if not options.table:
+        score_original(options, cells)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            codes = list(pool.map(lambda cell: make_cell(options, cells, *cell), wanted))
+        if any(codes):
+            print(f"{sum(map(bool, codes))} cells failed; their logs are beside them in {cells}", file=sys.stderr)
+    show(options, cells, rows, seeds)
+    return 0
+
+
+def folder_of(row: str, seed: int) -> str:
+    """A cell's name, as --run takes it."""
+    words = "".join(letter if letter.isalnum() else " " for letter in row.lower()).split()
+    return f"{'-'.join(words)}-{seed}"
+
+
+def sets(options: Options, names: Sequence[str]) -> list[str]:
+    """`name=manifest` of speech sets."""
+    return [f"{name}={options.speech / name / 'manifest.jsonl'}" for name in names]
+
+
+def call(options: Options, log: Path, *command: str | Path) -> int:
+    """Run a script of the repository, its output in a log; the exit code."""
+    cores = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(map(str, command))}\n")
+        file.flush()
+        return subprocess.run(
+            [sys.executable, *map(str, command)], cwd=REPOSITORY, stdout=file, stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)},
+        ).returncode  # fmt: skip
+
+
+def score(options: Options, folder: Path, systems: Sequence[str | Path], log: Path) -> int:
+    """Score systems on all test sets: test.jsonl holds every utterance, test.json all numbers."""
+    names = [f"{DOMAIN}-test", *GENERAL_TEST, *PHRASES]
+    beside = folder / "test.partial"
+    command = ["evaluate.py", *systems, "--data", *sets(options, names), "--precision", "auto"]
+    code = call(options, log, *command, "--hypotheses", folder / "test.jsonl", "--json", beside)
+    if code == 0:
+        beside.rename(folder / "test.json")
+    return code
+
+
+def score_original(options: Options, cells: Path) -> None:
+    """The original, once for all cells."""
+    folder = cells / "original"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "test.json").exists() and score(options, folder, [options.model], cells / "original.log"):
+        sys.exit(f"error: the original could not be scored; see {cells / 'original.log'}")
+
+
+def make_cell(options: Options, cells: Path, row: str, seed: int) -> int:
+    """Train and score one cell, or what is missing of it."""
+    name = folder_of(row, seed)
+    folder, log, console = cells / name, cells / f"{name}.log", Console(stderr=True)
+    if (folder / "test.json").exists():
+        return 0
+    half = str(options.steps // 2)
+    command = [
+        *("train.py", "--model", options.model, "--run", name, "--runs_dir", cells, "--seed", str(seed)),
+        *("--data", *sets(options, [f"{DOMAIN}-train"]), "--eval_data", *sets(options, [f"{DOMAIN}-dev"])),
+        *("--retain", *sets(options, GENERAL_DEV), "--max_steps", str(options.steps), "--eval_every", half),
+        *("--keep", "2", "--max_forgetting", str(BUDGET)),
+        *shlex.split(ROWS[row].format(replay=sets(options, ["general-replay"])[0])),
+    ]
+    console.print(f"{name}: training", highlight=False)
+    status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").exists() else {}
+    code = 0
+    if status.get("state") != "finished":
+        code = call(options, log, *(["train.py", "--resume", folder] if folder.exists() else command))
+    chosen = next((r for r in reversed(list(runs.read_jsonl(folder / "sweep.jsonl"))) if "chosen" in r), {})
+    systems: list[str | Path] = [folder / "checkpoints" / "last"]
+    last = runs.last_checkpoint(folder)
+    if chosen.get("chosen") and last and (chosen["_step"], chosen["alpha"]) != (int(last.name), 1):
+        systems.append(folder)  # the run itself stands for the point that its training chose
+    console.print(f"{name}: scoring {len(systems)} models on the test sets", highlight=False)
+    code = code or score(options, folder, systems, log)
+    console.print(f"{name}: {'done' if code == 0 else f'failed with exit code {code}'}", highlight=False)
+    return code
+
+
+# ---- The table.
+
+
+def scored(folder: Path) -> Iterator[tuple[str, dict[tuple[str, str], dict[str, Any]]]]:
+    """(system, (set, id) -> row) of every system in a test.jsonl."""
+    rows = list(runs.read_jsonl(folder / "test.jsonl"))
+    for system in dict.fromkeys(row["system"] for row in rows):
+        yield system, {(row["set"], row["id"]): row for row in rows if row["system"] == system}
+
+
+def errors(row: Mapping[str, Any]) -> int:
+    """Substitutions, deletions and insertions of an utterance."""
+    return int(row["substitutions"] + row["deletions"] + row["insertions"])
+
+
+def units(
+    names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[Mapping[Any, Any]]
+) -> list[significance.Units]:
+    """What the bootstrap resamples, set by set: the original's errors, and a method's, averaged over its seeds."""
+    made = []
+    for name in names:
+        keys = [key for key in original if key[0] == name]
+        counts = [[errors(original[key]) for key in keys]]
+        counts.append([np.mean([errors(seed[key]) for seed in seeds]) for key in keys])  # type: ignore[arg-type]
+        words = [len(original[key]["reference_normalized"].split()) for key in keys]
+        made.append(significance.units(counts, words, [original[key].get("speaker") for key in keys]))
+    return made
+
+
+def compare(names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+    """WER before and after, pooled over sets, with paired intervals of the method's mean over its seeds."""
+    parts = units(names, original, seeds)
+    before, after = (float(sum(part.errors[i].sum() for part in parts)) for i in (0, 1))
+    words = float(sum(part.words.sum() for part in parts))
+    rates = significance.resample(parts)
+    its = significance.compare(rates[0], rates[1], before / words, after / words)
+    relative = (rates[1] - rates[0]) / rates[0]
+    return {
+        "original_wer": before / words,
+        "wer": after / words,
+        "wer_ci": significance.interval(rates[1]),
+        "relative": its.relative,
+        "relative_ci": significance.interval(relative),
+        "relative_upper_95": its.relative_upper_95,
+        # the smallest loss whose one-sided 95 % bound would have excluded zero
+        "smallest_shown": float(1.645 * relative.std()),
+    }
+
+
+def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A record a method: its last checkpoints, and where a budget chose, what it chose."""
+    ((_, original),) = scored(cells / "original")
+    numbers = json.loads((cells / "original" / "test.json").read_text())
+    made: list[dict[str, Any]] = [
+        {
+            "row": "original",
+            "seeds": [],
+            "domain": compare([f"{DOMAIN}-test"], original, [original]),
+            "general": compare(GENERAL_TEST, original, [original]),
+            "sets": {name: compare([name], original, [original]) for name in GENERAL_TEST},
+            "non_speech": [numbers["systems"][0]["non_speech"]["words_per_minute"]],
+            "phrases": [phrases(original)],
+        }
+    ]
+    for row in rows:
+        for which in ("last", "chosen"):
+            found = []
+            for seed in seeds:
+                folder = cells / folder_of(row, seed)
+                if not (folder / "test.json").exists():
+                    continue
+                systems = list(scored(folder))
+                described = json.loads((folder / "test.json").read_text())["systems"]
+                index = 0 if which == "last" else len(systems) - 1
+                chosen = next((r for r in reversed(list(runs.read_jsonl(folder / "sweep.jsonl"))) if "chosen" in r), {})
+                if which == "chosen" and not chosen.get("chosen"):
+                    continue
+                words = described[index]["non_speech"]["words_per_minute"]
+                found.append((seed, systems[index][1], words, chosen))
+            if not found:
+                continue
+            texts = [its for _, its, _, _ in found]
+            made.append(
+                {
+                    "row": row if which == "last" else f"{row}, chosen",
+                    "seeds": [seed for seed, *_ in found],
+                    "missing": [seed for seed in seeds if seed not in [s for s, *_ in found]],
+                    "points": [its.get("alpha") for *_, its in found] if which == "chosen" else None,
+                    "domain": compare([f"{DOMAIN}-test"], original, texts),
+                    "general": compare(GENERAL_TEST, original, texts),
+                    "sets": {name: compare([name], original, texts) for name in GENERAL_TEST},
+                    "non_speech": [words for _, _, words, _ in found],
+                    "phrases": [phrases(its) for its in texts],
+                }
+            )
+    full = next((its for its in made if its["row"] == "full"), None)
+    for its in made:
+        gain = its["domain"]["original_wer"] - its["domain"]["wer"]
+        whole = full and full["domain"]["original_wer"] - full["domain"]["wer"]
+        its["gain_kept"] = gain / whole if whole else None
+        lost = its["general"]["wer"] - its["general"]["original_wer"]
+        its["forgetting_per_gain"] = lost / gain if gain > 0 else None
+        its["worst_set"] = max(each["relative"] for each in its["sets"].values())
+    return made
+
+
+def phrases(system: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """What a system wrote for the two phrases of the first experiment, and for jfk."""
+    return [row["hypothesis"] for (name, _), row in system.items() if name in PHRASES]
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    """A fraction in per cent."""
+    return "" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def cells_of(its: Mapping[str, Any]) -> list[str]:
+    """One line of the table."""
+    domain, general = its["domain"], its["general"]
+    seeds = " ".join(map(str, its["seeds"])) + (f" (missing {its['missing']})" if its.get("missing") else "")
+    points = f" at {', '.join(f'{p:g}' for p in its['points'])}" if its.get("points") else ""
+    return [
+        its["row"] + points,
+        seeds,
+        f"{percent(domain['wer'])} ({percent(domain['wer_ci'][0])} … {percent(domain['wer_ci'][1])})",
+        percent(its["gain_kept"]),
+        f"{percent(general['relative'], '+')} ({percent(general['relative_ci'][0], '+')} … "
+        f"{percent(general['relative_ci'][1], '+')})",
+        percent(general["relative_upper_95"], "+"),
+        *(percent(its["sets"][name]["relative"], "+") for name in GENERAL_TEST),
+        "" if its["forgetting_per_gain"] is None else f"{its['forgetting_per_gain']:+.3f}",
+        f"{np.mean(its['non_speech']):.1f}",
+    ]
+
+
+HEADS = (
+    "",
+    "seeds",
+    "domain WER (95 %)",
+    "gain kept",
+    "general loss (95 %)",
+    "bound",
+    *GENERAL_TEST,
+    "loss by gain",
+    "non-speech",
+)
+
+
+def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> None:
+    """Write retention.json, .md and .svg, and print the table and what was heard of the phrases."""
+    made = summarise(options, cells, rows, seeds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = "retention-quick" if options.quick else "retention"
+    (options.out / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    lines += ["| " + " | ".join(cells_of(its)) + " |" for its in made]
+    smallest = max(its["general"]["smallest_shown"] for its in made)
+    note = (
+        f"{options.model}, {options.steps} steps; in %; loss is relative, of {', '.join(GENERAL_TEST)} pooled, "
+        f"mean of the seeds named; the smallest that these sets could have shown is {percent(smallest)} %."
+        + (" A quick study: one seed, fewer rows." if options.quick else "")
+    )
+    lines += ["", note, "", "| | hello | | jfk |", "|---|---|---|---|"]
+    lines += [f"| {its['row']} | " + " | ".join(its["phrases"][0]) + " |" for its in made]
+    (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (options.out / f"{name}.svg").write_text(frontier(cells, rows, seeds), encoding="utf-8")
+    table = Table(*HEADS, title=f"Study of the methods: {options.model}", title_justify="left", box=box.SIMPLE_HEAD)
+    for its in made:
+        table.add_row(*cells_of(its))
+    out = Console()
+    out.print(table, note, sep="\n")
+    for its in made:
+        for text in its["phrases"][0]:
+            out.print(f"{its['row']}: {text}", markup=False, highlight=False)
+
+
+# ---- The picture.
+
+
+def points(cells: Path, row: str, seeds: Sequence[int]) -> dict[tuple[int, float], tuple[float, float]]:
+    """(step, alpha) -> (domain WER, relative general loss) on dev sets, mean over the seeds' sweeps."""
+    found: dict[tuple[int, float], list[tuple[float, float]]] = {}
+    for seed in seeds:
+        folder = cells / folder_of(row, seed)
+        start = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl")).get(0, {})
+        its: dict[tuple[int, float], dict[str, dict[str, Any]]] = {}
+        for record in runs.read_jsonl(folder / "sweep.jsonl"):
+            if "wer" in record:
+                its.setdefault((record["_step"], record["alpha"]), {})[record["set"]] = record
+        for point, by_set in its.items():
+            texts = [name for name in GENERAL_DEV if name in by_set]
+            words = [by_set[name]["words"] for name in texts]
+            after = sum(by_set[name]["wer"] * n for name, n in zip(texts, words, strict=True))
+            before = sum(start[f"eval/{name}/wer"] * n for name, n in zip(texts, words, strict=True))
+            found.setdefault(point, []).append((by_set[f"{DOMAIN}-dev"]["wer"], after / before - 1))
+    return {point: tuple(np.mean(each, axis=0)) for point, each in sorted(found.items())}  # type: ignore[misc]
+
+
+def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
+    """Domain WER against general loss on dev sets: a line a method from a quarter of the way to its last checkpoint."""
+    width, height, left, top = 760, 420, 60, 30
+    lines = {row: points(cells, row, seeds) for row in rows}
+    every = [point for its in lines.values() for point in its.values()]
+    if not every:
+        return '<svg xmlns="http://www.w3.org/2000/svg"/>\n'
+    xs, ys = [100 * x for x, _ in every], [100 * y for _, y in every] + [0.0, 100 * BUDGET]
+    low_x, high_x, low_y, high_y = min(xs) - 1, max(xs) + 1, min(ys) - 2, max(ys) + 2
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (width - left - 220) * (100 * x - low_x) / (high_x - low_x),
+            height - 50 - (height - 50 - top) * (100 * y - low_y) / (high_y - low_y),
+        )
+
+    body = []
+    for level, said in ((0.0, "the original"), (BUDGET, f"budget {percent(BUDGET)} %")):
+        y = at(0, level)[1]
+        body.append(f'<line x1="{left}" x2="{width - 220}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8888" '
+                    f'stroke-dasharray="4 4"/><text x="{width - 216}" y="{y + 4:.1f}">{said}</text>')  # fmt: skip
+    for tick in range(int(low_x) + 1, int(high_x) + 1, max(1, int(high_x - low_x) // 8)):
+        body.append(f'<text x="{at(tick / 100, 0)[0]:.1f}" y="{height - 32}" text-anchor="middle">{tick}</text>')
+    for tick in range(int(low_y // 5) * 5 + 5, int(high_y) + 1, 5):
+        body.append(f'<text x="{left - 8}" y="{at(0, tick / 100)[1] + 4:.1f}" text-anchor="end">{tick:+d}</text>')
+    for index, (row, its) in enumerate(lines.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        last = max((step for step, _ in its), default=0)
+        way = [at(*point) for (step, _), point in its.items() if step == last]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in way)
+        body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for (step, alpha), point in its.items():
+            x, y = at(*point)
+            radius = 4.5 if alpha == 1 else 2.5
+            fill = colour if step == last else "none"
+            body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{colour}"/>')
+        y = top + 60 + 20 * index
+        body.append(f'<circle cx="{width - 150}" cy="{y - 4}" r="4.5" fill="{colour}"/>'
+                    f'<text x="{width - 140}" y="{y}">{escape(row)}</text>')  # fmt: skip
+    body.append(f'<text x="{left}" y="{height - 10}">domain WER, % (left is better)</text>')
+    body.append(f'<text x="{left - 40}" y="{top - 12}">general loss, relative, % (down is better)</text>')
+    style = "text{font:12px system-ui,DejaVu Sans,sans-serif;fill:#57606a}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
+        f"<style>{style}</style>{''.join(body)}</svg>\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
