@@ -60,7 +60,8 @@ class Workbench:
 
     def check(self, rows: Sequence[dict[str, Any]], role: str = "data", **options: Any) -> Report:
         """The preflight of one set."""
-        return preflight.run([(role, self.load(rows))], replace(self.cfg, **options), TOKENS, quiet())
+        speech = replace(self.load(rows), share=0.2 if role == "replay" else 0.0)
+        return preflight.run([(role, speech)], replace(self.cfg, **options), TOKENS, quiet())
 
 
 @pytest.fixture
@@ -399,6 +400,43 @@ def test_label_style_is_noted_where_it_matters(bench: Workbench) -> None:
     assert notes(bench.check(rows, "eval_data")) == []
 
 
+def test_labels_that_wait_for_the_original_are_noted_and_stand_as_they_are(bench: Workbench) -> None:
+    rows = [bench.row(text="THE QUICK BROWN FOX"), bench.row(text="IT JUMPS I THINK")]
+    for role in ("data", "replay"):
+        report = bench.check(rows, role, label_style="original")
+        assert notes(report) == [
+            f"{role} mine: references are upper-case unpunctuated; when the training starts, they get case and "
+            "punctuation from what the original model hears"
+        ]
+        assert report.sets[0].needs_original and not report.sets[0].self_label
+        assert report.sets[0].labels == ["THE QUICK BROWN FOX", "IT JUMPS I THINK"]
+        assert replace(report.sets[0], written=["The quick…", "It"]).labels == ["The quick…", "It"]
+    for role in ("eval_data", "retain"):
+        report = bench.check(rows, role, label_style="original")
+        assert notes(report) == [] and report.sets[0].style == "sentence", "their loss does not wait"
+    cased = bench.check([bench.row()], label_style="original")
+    assert notes(cased) == [] and not cased.sets[0].needs_original
+
+    report = bench.check(rows, "replay", self_label=True)
+    assert notes(report) == ["replay mine: the original model writes its labels when the training starts"]
+    assert report.sets[0].needs_original and report.sets[0].self_label
+    loud = [bench.row(text="JUMPS " * 300, audio=bench.record(seconds=29.0))]
+    assert bench.check(loud, label_style="original").faults == [], "in capitals alone it is too long"
+
+
+def test_audio_that_is_only_lent_needs_no_labels(bench: Workbench) -> None:
+    silent, loud = bench.load([bench.row(text="")], "silent"), bench.load([bench.row(text="A " * 500)], "loud")
+    lent = [("replay", silent), ("replay", loud)]
+    for options in ({}, {"ewc": 1.0}, {"fisher": "labels"}, {"self_label": True, "label_style": "original"}):
+        report = preflight.run(lent, replace(bench.cfg, **options), TOKENS, quiet())
+        assert report.faults == [] and not any(each.needs_original for each in report.sets)
+    cfg = replace(bench.cfg, ewc=1.0, fisher="labels")
+    report = preflight.run(lent, cfg, TOKENS, quiet())
+    assert [each.needs_original for each in report.sets] == [True, False]
+    [fault] = report.faults
+    assert "tokens, but the decoder reads 448" in fault
+
+
 def test_above_fifty_hours_headers_are_read_and_a_sample_is_decoded(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,12 +534,12 @@ def test_the_table_has_a_row_for_each_set(bench: Workbench) -> None:
 def test_the_table_shows_the_shares_and_whose_labels(bench: Workbench) -> None:
     loud = bench.load([bench.row(text="LOUD ONE")], "loud")
     silent = bench.load([bench.row(text="")], "silent")
-    sets = [("replay", replace(loud, share=0.125)), ("replay", silent)]
+    sets = [("replay", replace(loud, share=0.125)), ("replay", replace(silent, share=0.2))]
     lines = render(preflight.table(preflight.run(sets, bench.cfg, TOKENS, quiet()))).splitlines()
     [first] = [line for line in lines if "loud" in line]
     [second] = [line for line in lines if "silent" in line]
     assert "--replay 12.5 %" in first and "upper-case unpunctuated → sentence" in first
-    assert "--replay 0 %" in second and "no text → the original's" in second
+    assert "--replay 20 %" in second and "no text → the original's" in second
 
 
 def test_the_batch_table_says_what_the_loss_counts() -> None:

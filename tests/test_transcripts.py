@@ -16,8 +16,8 @@ from torch import Tensor
 from whisper import Whisper
 
 from whisper_min import audio, runs
-from whisper_min.config import Config
-from whisper_min.data.preflight import CheckedSet
+from whisper_min.config import Config, InputError
+from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 from whisper_min.scoring import decode
@@ -227,6 +227,107 @@ def test_a_folder_that_takes_no_file_is_said_once(bench: Bench) -> None:
 )
 def test_a_flaw_is_named(transcript: Transcript, flaw: str | None) -> None:
     assert transcript.flaw == flaw
+
+
+# ---- Labels.
+
+
+def remember(bench: Bench, *transcripts: Transcript) -> Transcriber:
+    """A transcriber that knows what the original wrote for the first clips, and cannot ask it for more."""
+    transcriber = bench.transcriber(original=refuse)
+    transcriber.path.parent.mkdir(parents=True)
+    keys = [facts.digest for facts in bench.checked.facts]
+    runs.append_jsonl(
+        transcriber.path, ({"recording": key, **vars(each)} for key, each in zip(keys, transcripts, strict=False))
+    )
+    return transcriber
+
+
+def with_texts(checked: CheckedSet, *texts: str, **changes: object) -> CheckedSet:
+    """The set with other references."""
+    pairs = zip(checked.speech.examples, texts, strict=True)
+    speech = replace(checked.speech, examples=[replace(example, text=text) for example, text in pairs])
+    return replace(checked, speech=speech, **changes)  # type: ignore[arg-type]
+
+
+LOOP = "I know, I know, " * 20
+
+
+def test_sets_without_text_get_the_original_s_and_flawed_ones_are_counted(bench: Bench) -> None:
+    transcriber = remember(
+        bench,
+        Transcript("One.", True, -0.2),
+        Transcript(LOOP, True, -0.1),
+        Transcript("Three.", True, -1.5),
+        Transcript("Four.", True, -0.9),
+        Transcript(LOOP, False, -0.1),
+        Transcript("", True, -0.1),
+    )
+    other = replace(bench.part([0, 1]), role="data")
+    before = Report([replace(bench.checked, self_label=True), other], notes=["a note"], skipped=["a fault"])
+    after = transcriber.label(before)
+    replayed, untouched = after.sets
+    assert untouched is other
+    assert replayed.labels == ["One.", "Four."]
+    assert replayed.speech.examples == [bench.checked.speech.examples[index] for index in (0, 3)]
+    assert replayed.seconds == [bench.checked.seconds[index] for index in (0, 3)]
+    assert after.notes == ["a note", "replay calm: 4 of 6 clips left out (2 looping, 1 unsure, 1 empty)"]
+    manifest = bench.checked.speech.source
+    assert after.skipped[:2] == ["a fault", f"{manifest}, line 2: the original's label is looping"]
+    assert len(after.skipped) == 5
+    assert (before.notes, before.skipped, before.sets[0].written) == (["a note"], ["a fault"], None)
+
+
+def test_self_labels_win_over_texts(bench: Bench) -> None:
+    texts = [f"PERSON WROTE {index}" for index in range(6)]
+    transcriber = remember(bench, *(Transcript(f"Heard {index}.", True, -0.2) for index in range(6)))
+    checked = with_texts(bench.checked, *texts, self_label=True)
+    after = transcriber.label(Report([checked]))
+    assert after.sets[0].labels == [f"Heard {index}." for index in range(6)]
+    assert after.notes == [], "nothing was left out"
+
+
+@pytest.mark.parametrize("role", ["data", "replay"])
+def test_references_get_case_and_punctuation_and_keep_their_words(bench: Bench, role: str) -> None:
+    heard = ["Hello there, Anna.", "Hello, Anna!", "", LOOP, "Unsure, perhaps?", "Hello"]
+    said = ["HELLO THERE ANNA", "HELLO HANNAH", "NOBODY HEARD ME", "I KNOW", "UNSURE PERHAPS", "HELLO " * 460]
+    transcriber = remember(bench, *(Transcript(text, True, -2.0) for text in heard))
+    after = transcriber.label(Report([with_texts(bench.checked, *said, role=role, style="original")]))
+    [labelled] = after.sets
+    assert labelled.labels == [
+        "Hello there, Anna.",
+        "Hello, hannah.",
+        "Nobody heard me.",
+        "I know.",
+        "Unsure, perhaps?",
+    ]
+    assert [example.text for example in labelled.speech.examples] == said[:5]
+    assert after.notes == [f"{role} calm: 1 of 6 clips left out (1 too long)"], "words are a person's: no flaw counts"
+
+
+def test_the_normaliser_is_the_language_s(bench: Bench) -> None:
+    """`colour` is `color` to the English one alone."""
+    clips = bench.part([0])
+    written = []
+    for language, task in (("en", "transcribe"), ("de", "transcribe"), ("de", "translate")):
+        transcriber = bench.transcriber(original=refuse)
+        transcriber = replace(transcriber, cfg=replace(transcriber.cfg, language=language, task=task))
+        transcriber.path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"recording": clips.facts[0].digest, **vars(Transcript("Color, Anna.", True, -0.2))}
+        runs.append_jsonl(transcriber.path, [row])
+        [labelled] = transcriber.label(Report([with_texts(clips, "COLOUR ANNA", style="original")])).sets
+        written += labelled.labels
+    assert written == ["Colour, Anna.", "Colour Anna.", "Colour, Anna."]
+
+
+def test_a_set_of_which_nothing_is_left_is_refused(bench: Bench) -> None:
+    transcriber = remember(bench, *(Transcript("", True, -0.1) for _ in range(6)))
+    with pytest.raises(InputError) as refused:
+        transcriber.label(Report([replace(bench.checked, self_label=True)]))
+    assert refused.value.faults == [
+        "--replay calm: the original has a usable label for none of its 6 clips (6 empty); give another set, or "
+        "transcripts of it"
+    ]
 
 
 # ---- Real weights and real speech.

@@ -70,6 +70,8 @@ class CheckedSet:
     """Label style that its texts get in training."""
     self_label: bool = False
     """Whether the original writes its labels, because it has no texts or because they are not wanted."""
+    written: list[str] | None = None
+    """The final labels, once the original has had its part in them."""
 
     @property
     def seconds(self) -> list[float]:
@@ -78,8 +80,15 @@ class CheckedSet:
 
     @property
     def labels(self) -> list[str]:
-        """The texts in the set's label style."""
+        """The texts in the set's label style; as they stand where that waits for the original."""
+        if self.written is not None:
+            return self.written
         return [text.restyle(example.text, self.style) for example in self.speech.examples]
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether its labels are made with the help of the original's transcripts."""
+        return self.self_label or self.style == "original"
 
 
 @dataclass
@@ -90,7 +99,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    """Faults of entries that were left out under --skip_bad."""
+    """Faults of entries that were left out, under --skip_bad or because the original could not label them."""
 
     def role(self, role: str) -> list[CheckedSet]:
         """The sets of one role: `data`, `eval_data`, `retain` or `replay`."""
@@ -116,13 +125,15 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     }
     trained = {digest for role, _, known in checked if role == "data" for digest in _digests(known)}
     for role, speech, known in checked:
-        style = text.resolve_style(cfg.label_style, [example.text for example in speech.examples])
-        self_label = role == "replay" and (cfg.self_label or not speech.has_text)
+        # audio that is only lent to EWC needs no labels, unless its Fisher information is taken from them
+        is_read = role != "replay" or speech.share > 0 or (cfg.ewc > 0 and cfg.fisher == "labels")
+        self_label = role == "replay" and is_read and (cfg.self_label or not speech.has_text)
+        style = _style(role, speech, cfg) if is_read and not self_label else "keep"
         keep: list[int] = []
         faults: list[str] = []
         for index, (example, its) in enumerate(zip(speech.examples, known, strict=True)):
             wrong = list(_entry_faults(example, its, role, cfg))
-            if not self_label and its.error is None:
+            if is_read and not self_label and its.error is None:
                 wrong += _text_faults(example, speech, style, tokens)
             if role in TRAINED and its.digest in evaluated:
                 kind = "training" if role == "data" else "replay"
@@ -151,6 +162,12 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
         report.notes.append("--skip_bad leaves out entries with faults, and lists and counts them")
     return report
+
+
+def _style(role: str, speech: SpeechSet, cfg: Config) -> str:
+    """The label style of a set; evaluation sets, of which only a loss is computed, do not wait for the original."""
+    waits = cfg.label_style == "original" and role not in TRAINED
+    return text.resolve_style("auto" if waits else cfg.label_style, [example.text for example in speech.examples])
 
 
 def _digests(facts: Sequence[Facts]) -> set[str]:
@@ -187,7 +204,8 @@ def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens
     """What is wrong with an entry's text, each with its fix."""
     if not example.text and (speech.has_text or speech.held_out):
         yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
-    label = text.restyle(example.text, style)
+    # much like what the original's transcript will make of it
+    label = text.restyle(example.text, "sentence" if style == "original" else style)
     if not tokens.fits(label):
         yield (
             f"{example.audio_filepath}: its text has {len(tokens.encode(label)) - 1} tokens, but the decoder "
@@ -250,12 +268,19 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
         )
     if speech.unused_columns:
         yield f"{name}: the columns {', '.join(speech.unused_columns)} are not used in training"
-    if checked.role in TRAINED and not checked.self_label:
+    if checked.self_label:
+        yield f"{name}: the original model writes its labels when the training starts"
+    elif checked.role in TRAINED:
         description = text.describe_style([example.text for example in speech.examples])
         if cfg.label_style == "auto" and checked.style != "keep":
             yield (
                 f"{name}: references are {description}; they are written in {checked.style} case, because training on "
                 "them as they are makes Whisper forget case, punctuation and words (--label_style keep leaves them)"
+            )
+        elif checked.style == "original":
+            yield (
+                f"{name}: references are {description}; when the training starts, they get case and punctuation from "
+                "what the original model hears"
             )
         elif cfg.label_style == "keep" and description not in ("cased", "no text"):
             yield (

@@ -1,12 +1,13 @@
-"""What the original model writes for a set: batched, and kept on disk, so that it is written once."""
+"""What the original model writes for a set, kept on disk so that it is written once, and the labels made of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -14,11 +15,12 @@ from whisper import Whisper
 from whisper.audio import N_SAMPLES
 
 from whisper_min import audio, runs
-from whisper_min.config import Config
+from whisper_min.config import Config, InputError
 from whisper_min.data import preflight
-from whisper_min.data.preflight import CheckedSet
-from whisper_min.data.tokens import Tokens
-from whisper_min.scoring import decode, health
+from whisper_min.data.preflight import CheckedSet, Report
+from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.scoring import decode, health, wer
+from whisper_min.text import restyle_like
 from whisper_min.training.precision import autocast
 from whisper_min.training.reporter import Reporter
 
@@ -86,6 +88,57 @@ class Transcriber:
         if missing:
             known |= self._write(checked, missing)
         return [known[key] for key in keys]
+
+    def label(self, report: Report) -> Report:
+        """Make the labels that need the original: case and punctuation (--label_style original), and whole texts.
+
+        Returns a report whose sets hold them. Clips without a usable label are left out, and counted in a note:
+        transcripts that are empty, loop, have no end or are unsure, and labels too long for the decoder. InputError
+        where nothing is left of a set.
+        """
+        labelled = replace(report, sets=[], notes=list(report.notes), skipped=list(report.skipped))
+        faults: list[str] = []
+        for checked in report.sets:
+            if not checked.needs_original:
+                labelled.sets.append(checked)
+                continue
+            labels, flaws = self._labels(checked)
+            speech, total = checked.speech, len(labels)
+            kept = [index for index, flaw in enumerate(flaws) if flaw is None]
+            why = ", ".join(f"{number} {flaw}" for flaw, number in Counter(filter(None, flaws)).most_common())
+            name = f"{checked.role} {speech.name}"
+            if not kept:
+                faults.append(f"--{name}: the original has a usable label for none of its {total} clips ({why}); give "
+                              "another set, or transcripts of it")  # fmt: skip
+            elif why:
+                labelled.notes.append(f"{name}: {total - len(kept)} of {total} clips left out ({why})")
+            labelled.skipped += [
+                f"{example.where}: the original's label is {flaw}"
+                for example, flaw in zip(speech.examples, flaws, strict=True)
+                if flaw is not None
+            ]
+            labelled.sets.append(
+                replace(
+                    checked,
+                    speech=replace(speech, examples=[speech.examples[index] for index in kept]),
+                    facts=[checked.facts[index] for index in kept],
+                    written=[labels[index] for index in kept],
+                )
+            )
+        if faults:
+            raise InputError(faults)
+        return labelled
+
+    def _labels(self, checked: CheckedSet) -> tuple[list[str], list[str | None]]:
+        """The label of each clip of a set, and what makes it none."""
+        transcripts = self.transcripts(checked)
+        if checked.self_label:
+            return [each.text for each in transcripts], [each.flaw for each in transcripts]
+        language = "en" if self.cfg.task == "translate" else language_code(self.cfg.language) or "en"
+        normalize = lru_cache(maxsize=100_000)(wer.normalizer(language)[1])  # most of what it is asked for are words
+        pairs = zip(checked.speech.examples, transcripts, strict=True)
+        labels = [restyle_like(example.text, transcript.text, normalize) for example, transcript in pairs]
+        return labels, [None if self.tokens.fits(label) else "too long" for label in labels]
 
     def _write(self, checked: CheckedSet, missing: dict[str, int]) -> dict[str, Transcript]:
         """Transcribe the clips at these indices and append what is written to the file."""

@@ -35,6 +35,10 @@ class Prepared:
     precision: str
     load: Callable[[], tuple[Whisper, weights.Origin]]
 
+    def relabelled(self, report: preflight.Report) -> Prepared:
+        """The same run with the labels that the original had its part in; the number of steps stays."""
+        return replace(self, report=report, schedule=build_schedule(report, self.cfg, self.tokens))
+
 
 def prepare(cfg: Config, console: Console) -> Prepared:
     """Check options, sets, every entry and memory; InputError with all that is wrong."""
@@ -63,21 +67,26 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     with collecting():
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
     faults += report.shown_faults()
-    training = report.role("data")
-    longest = max((max(each.seconds) for each in training), default=0.0)
+    longest = max((max(each.seconds) for each in report.sets if each.role in preflight.TRAINED), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
     if not faults:
         faults += memory.check_memory(dims, cfg, precision, device, context)
     if faults:
         raise InputError(faults)
-    schedule = Schedule(
+    schedule = build_schedule(report, cfg, tokens)
+    max_steps = cfg.max_steps or max(1, round(cfg.epochs * schedule.steps_per_epoch(cfg.accumulate)))
+    return Prepared(replace(cfg, max_steps=max_steps), dims, tokens, report, schedule, device, precision, load)
+
+
+def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Schedule:
+    """The order of the domain's clips, with their labels as they are known by now."""
+    training = report.role("data")
+    return Schedule(
         [example for each in training for example in each.speech.examples],
         [label for each in training for label in each.labels],
         [seconds for each in training for seconds in each.seconds],
         *(cfg.audio_context, cfg.batch_size, tokens, cfg.seed),
     )
-    max_steps = cfg.max_steps or max(1, round(cfg.epochs * schedule.steps_per_epoch(cfg.accumulate)))
-    return Prepared(replace(cfg, max_steps=max_steps), dims, tokens, report, schedule, device, precision, load)
 
 
 def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whisper, weights.Origin]], ModelDimensions]:
