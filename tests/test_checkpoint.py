@@ -163,14 +163,19 @@ def test_a_step_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytes
     assert_whole(tmp_path, 1)
 
 
-def test_a_file_size_limit_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    """A real refusal by the kernel in the middle of the weights: neither a half checkpoint nor a killed process."""
+@pytest.mark.parametrize("cut", ["model.safetensors", "trainer.pt"])
+def test_a_file_size_limit_is_an_error_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    """A real refusal by the kernel in the middle of a file: neither a half checkpoint nor a killed process."""
     resource = pytest.importorskip("resource")
-    save(tmp_path, 1)
+    weights_size = (save(tmp_path, 1) / "model.safetensors").stat().st_size
+    monkeypatch.setitem(TRAINER, "moments", torch.zeros(weights_size))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    limit = 100_000 if cut == "model.safetensors" else 2 * weights_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
-        with pytest.raises(SaveError, match=r"step 2 could not be saved .*step 1 is whole"):
+        with pytest.raises(SaveError, match=r"step 2 could not be saved .*: File too large; the checkpoint of step 1"):
             save(tmp_path, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -684,6 +685,66 @@ def test_a_full_disk_ends_the_run_with_1(
     assert "disk is full" in status(run)["exit_reason"]
     assert train.main(["--resume", str(run)]) == 0
     assert status(run)["state"] == "finished"
+
+
+def run_script(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.run(argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def assert_failed_with_step_1_whole(run: Path, done: subprocess.CompletedProcess[str], reason: str) -> None:
+    """Exit code 1, a message for people, nothing half in the folder; and with room again the run ends well."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("failed: step 2 could not be saved to ")
+    assert f": {reason}; the checkpoint of step 1 is whole. Make room and run python train.py --resume " in told
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"1", "last"}
+    last = runs.last_checkpoint(run)
+    assert last is not None
+    assert checkpoint.load_trainer(last)["step"] == 1
+    weights.load(str(last))
+    assert train.main(["--resume", str(run)]) == 0
+    assert status(run)["state"] == "finished"
+    assert checkpoint.load_trainer(run / "checkpoints" / "2")["step"] == 2
+
+
+SAVING = ("--max_steps", "2", "--save_every", "1", "--eval_every", "2")
+
+
+def test_a_disk_without_room_for_a_second_checkpoint(workshop: Workshop, tmp_path: Path) -> None:
+    """A file system of 64 MB in memory, which holds one checkpoint of 42 MB: nothing of the failure is injected."""
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if shutil.which("unshare") is None or run_script([*namespace, *mount]).returncode:
+        pytest.skip("this machine lets nobody mount a file system of their own (unshare --user --mount)")
+    # the file system ends with the process: what it held is copied out
+    save = shlex.join(["cp", "-a", str(disk / "full"), str(copy)])
+    script = f'{shlex.join(mount)} && "$@"; code=$?; {save}; exit $code'
+    argv = workshop.argv("full", *SAVING, "--runs_dir", str(disk), retain=False)
+    done = run_script([*namespace, "sh", "-c", script, "sh", sys.executable, "train.py", *argv])
+    assert status(copy)["state"] == "failed"
+    assert_failed_with_step_1_whole(copy, done, "the disk is full")
+
+
+def test_a_file_that_may_not_grow(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota met in the middle of the trainer's file (28 MB), on any Linux: the kernel refuses, nobody injects."""
+    pytest.importorskip("resource")
+    with monkeypatch.context() as patch:
+        at_beat(patch, "training", 1, command("stop"))
+        run = workshop.train("quota", *SAVING, retain=False)
+    assert status(run)["state"] == "stopped"
+    code = (
+        "import resource, sys, train\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, resource.RLIM_INFINITY))\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    done = run_script([sys.executable, "-c", code, "--resume", str(run)])
+    assert status(run)["state"] == "failed"
+    assert_failed_with_step_1_whole(run, done, "File too large")
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])

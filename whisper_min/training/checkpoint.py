@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def save(
         beside.mkdir()
         state, metadata = what_trained(model, origin)
         _write(beside / MODEL_FILE, lambda path: save_file(state, path, metadata=metadata))
-        _write(beside / TRAINER_FILE, lambda path: torch.save(trainer, path))
+        _write(beside / TRAINER_FILE, lambda path: _save_trainer(trainer, path))
         _write(beside / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n", "utf-8"))
         _write(beside / "README.md", lambda path: path.write_text(card, "utf-8"))
         runs.sync_folder(beside)
@@ -58,10 +59,8 @@ def save(
         shutil.rmtree(beside, ignore_errors=True)
         previous = runs.last_checkpoint(run)
         kept = f"the checkpoint of step {previous.name} is whole" if previous else "there is no earlier checkpoint"
-        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 1 << 20
-        reason = "the disk is full" if full else str(error)
         raise SaveError(
-            f"step {step} could not be saved to {folder}: {reason}; {kept}. Make room and run "
+            f"step {step} could not be saved to {folder}: {_reason(error)}; {kept}. Make room and run "
             f"python train.py --resume {run}"
         ) from error
     return final
@@ -90,6 +89,23 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
     write(path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _save_trainer(trainer: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:  # given the path, torch loses what the disk said
+        torch.save(trainer, file)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file could not be written: torch leaves the disk's answer in its error's context, safetensors in words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        words = re.search(r"os error (\d+)", str(cause))
+        number = cause.errno if isinstance(cause, OSError) else int(words[1]) if words else None
+        if number is not None:
+            return "the disk is full" if number == errno.ENOSPC else os.strerror(number)
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 def _replace_folder(beside: Path, final: Path) -> None:
