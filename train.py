@@ -26,6 +26,7 @@ from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder
 from whisper_min.scoring.tracking import Evaluation
+from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
@@ -64,6 +65,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     # ---- The model, what trains of it, and what holds it to the original.
     model, origin = prepared.load()
     model = model.to(device)
+    writer = Transcriber(cfg, lambda: model, prepared.tokens, origin.fingerprint, precision, reporter)
+    prepared = prepared.relabelled(writer.label(prepared.report))  # where labels are to be the original's
     cfg = replace(
         cfg,
         lr=cfg.lr or default_lr(model, cfg),
@@ -76,9 +79,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model)
     in_precision = partial(autocast, device, precision)
     original = Original(model, cfg) if cfg.kl else None
-    anchors = retention.anchors(
-        model, origin.fingerprint, prepared.report, cfg, prepared.tokens, in_precision, reporter
-    )
+    anchors = retention.anchors(model, origin.fingerprint, prepared, in_precision, reporter)
 
     # ---- Where the run stands: at its start, or exactly where its last checkpoint stopped.
     state: dict[str, Any] = {"step": 0, "position": (0, 0, 0), "evaluated": -1, "best": None, "stale": 0}

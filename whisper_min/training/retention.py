@@ -12,11 +12,11 @@ from whisper import Whisper
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight
 from whisper_min.data.batches import Replay, Window
-from whisper_min.data.tokens import Tokens
 from whisper_min.model.lora import adapters_off
 from whisper_min.retain import fisher
 from whisper_min.retain.anchor import Anchor, anchored_parameters
 from whisper_min.training.reporter import Reporter
+from whisper_min.training.setup import Prepared
 
 
 def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
@@ -35,33 +35,28 @@ def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
 def anchors(
     model: Whisper,
     fingerprint: str,
-    report: preflight.Report,
-    cfg: Config,
-    tokens: Tokens,
+    prepared: Prepared,
     autocast: Callable[[], AbstractContextManager[object]],
     reporter: Reporter,
 ) -> list[Anchor]:
     """EWC and L2-SP, as the options ask for them, held at the weights that the model has now."""
-    made = []
+    made, cfg = [], prepared.cfg
     if cfg.l2sp:
         made.append(Anchor(model, cfg.l2sp, None))
     if cfg.ewc:
-        made.append(
-            Anchor(model, cfg.ewc, fisher_information(model, fingerprint, report, cfg, tokens, autocast, reporter))
-        )
+        made.append(Anchor(model, cfg.ewc, fisher_information(model, fingerprint, prepared, autocast, reporter)))
     return made
 
 
 def fisher_information(
     model: Whisper,
     fingerprint: str,
-    report: preflight.Report,
-    cfg: Config,
-    tokens: Tokens,
+    prepared: Prepared,
     autocast: Callable[[], AbstractContextManager[object]],
     reporter: Reporter,
 ) -> dict[str, torch.Tensor]:
     """The Fisher information of the replay sets, of mean 1; from disk where it was estimated before."""
+    cfg, report, tokens = prepared.cfg, prepared.report, prepared.tokens
     known: list[tuple[Window, str]] = []
     for each, replay in zip(report.role("replay"), replays(report, cfg), strict=True):
         known += zip(replay.windows, [facts.digest for facts in each.facts], strict=True)
@@ -97,4 +92,5 @@ def fisher_information(
         for name, parameter in parameters.items():
             parameter.requires_grad_(trains[name])
     fisher.save(path, estimated, fingerprint)
+    reporter.print(f"Fisher information of {len(windows)} utterances: estimated, and kept at {path}")
     return estimated
