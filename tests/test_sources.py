@@ -343,6 +343,15 @@ def test_a_folder_s_faults_are_told_at_once(tmp_path: Path) -> None:
     assert told[1].startswith(f"{tmp_path / 'two.txt'}: cannot be read as UTF-8 text") and len(told) == 2
 
 
+def test_a_folder_without_a_transcript_is_a_set_without_text(tmp_path: Path) -> None:
+    for name in ("one.wav", "two.opus"):
+        write(tmp_path / name, "")
+    assert [(example.id, example.text) for example in read_folder(tmp_path)] == [("one.wav", ""), ("two.opus", "")]
+    assert not sources.load_sets([f"calm={tmp_path}@0.1"], "replay", tmp_path)[0].has_text
+    write(tmp_path / "two.txt", b"caf\xe9")
+    assert len(faults_of(lambda: read_folder(tmp_path))) == 2
+
+
 def test_a_folder_may_be_a_librispeech_tree(tmp_path: Path) -> None:
     chapter = tmp_path / "dev-clean" / "84" / "121123"
     write(chapter / "84-121123.trans.txt", "84-121123-0000 GO DO YOU HEAR\n")

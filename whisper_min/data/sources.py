@@ -301,11 +301,12 @@ def _seconds(row: dict[str, Any], column: str) -> float | None:
 
 
 def read_folder(folder: Path) -> list[Example]:
-    """A LibriSpeech tree (`*.trans.txt`), or audio files with a `.txt` of the same stem beside each."""
+    """A LibriSpeech tree (`*.trans.txt`), or audio files with a `.txt` of the same stem beside each, or beside none."""
     if any(folder.rglob("*.trans.txt")):
         return librispeech.read_tree(folder)
     examples: list[Example] = []
     faults: list[str] = []
+    silent = 0
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
             continue
@@ -314,12 +315,13 @@ def read_folder(folder: Path) -> list[Example]:
             text = beside.read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:
             faults.append(f"{path}: has no transcript; write it to {beside.name} beside it, or remove the recording")
-            continue
+            text, silent = "", silent + 1
         except (OSError, UnicodeDecodeError) as error:
             faults.append(f"{beside}: cannot be read as UTF-8 text ({error})")
             continue
         examples.append(Example(str(path.relative_to(folder)), path, text, str(path)))
-    if faults:
+    # without a single transcript it is a set without text, which --retain and --replay take
+    if faults and not len(faults) == silent == len(examples):
         raise InputError(faults)
     if not examples:
         raise InputError(f"{folder}: holds no audio files ({' '.join(AUDIO_SUFFIXES)})")
