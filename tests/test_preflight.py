@@ -244,6 +244,13 @@ def test_replay_is_checked_as_what_it_is_trained_on(bench: Workbench) -> None:
     assert not bench.check(rows[:1], "data", self_label=True).sets[0].self_label
 
 
+def test_what_is_trained_on_needs_no_word_for_an_error_rate(bench: Workbench) -> None:
+    for role in ("data", "replay"):
+        assert bench.check([bench.row(text="Hmm.")], role).faults == []
+    [fault] = bench.check([bench.row(text="Hmm.")], "retain").faults
+    assert "the set has no word error rate" in fault
+
+
 def test_replay_and_evaluation_do_not_share_a_recording(bench: Workbench) -> None:
     shared = bench.record()
     calm = bench.load([bench.row(), bench.row(audio=shared)], "calm")

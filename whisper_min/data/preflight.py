@@ -152,11 +152,9 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             report.faults += faults
         report.sets.append(CheckedSet(role, speech, known, style, self_label))
         report.notes += list(_set_notes(report.sets[-1], cfg))
-
         if role == "replay" and (both := sum(each.digest in trained for each in known)):
             report.notes.append(f"replay {speech.name}: {both} of {len(known)} recordings are in --data, too")
-
-        if role != "data":
+        if role not in TRAINED:
             wordless, notes = _without_words(report.sets[-1], cfg)
             report.faults, report.notes = report.faults + wordless, report.notes + notes
     if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
