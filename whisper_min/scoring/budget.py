@@ -273,11 +273,11 @@ def table(candidates: Sequence[Candidate], budget: Budget, choice: Choice | None
     """Every candidate's gain and losses in per cent; `wide` adds what does not fit into 80 columns."""
     title = "Gain and forgetting against the original, in %"
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    bound = f"{100 * (budget.confidence or CONFIDENCE):g} % bound"
-    columns = ["system", "domain WER", "gain", "loss", bound, "worst set", "drift"]
-    columns += ["mean set", "shown from"] * wide + ["keeps"] * budget.is_set
+    bound = f"{100 * (budget.confidence or CONFIDENCE):g} %\nbound"
+    columns = ["system", "domain\nWER", "gain", "loss", bound, "worst\nset", "drift"]
+    columns += ["mean\nset", "shown\nfrom"] * wide + ["keeps"] * budget.is_set
     for column in columns:
-        made.add_column(column, justify="left" if column == "system" else "right")
+        made.add_column(column, justify="left" if column == "system" else "right", no_wrap=column != "system")
     for its in candidates:
         pooled = its.pooled
         row = [report.short_name(its.name), f"{100 * its.domain_wer:.1f}", f"{100 * its.relative_gain:+.1f}"]
