@@ -8,19 +8,26 @@ import pytest
 import torch
 import whisper
 from quick_model import same_weights, save_openai, small_whisper
+from whisper import Whisper
 
 from whisper_min import export
 from whisper_min.config import Config, to_record
 from whisper_min.model import weights
+from whisper_min.model.interpolate import interpolate
+from whisper_min.runs import RunFolder
 from whisper_min.training import checkpoint
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder with a best and a later checkpoint."""
+    (tmp_path / "from").mkdir()
+    model = save_openai(small_whisper(), tmp_path / "from" / "original.pt")
+    fingerprint = weights.fingerprint(small_whisper().state_dict())
+    record = {**to_record(Config(model=str(model))), "weights_fingerprint": fingerprint}
     folder = tmp_path / "my-run"
-    folder.mkdir()
-    origin = weights.Origin("tiny.en", "x", "0", None)
+    RunFolder.create(folder).write_config(record)
+    origin = weights.Origin(str(model), "x", fingerprint, None)
     for step in (1, 2):
         checkpoint.save(folder, step, small_whisper(seed=step), origin, {}, to_record(Config()), "card")
     checkpoint.point(folder, "best", 1)
@@ -38,6 +45,70 @@ def test_a_run_opens_in_whisper(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert str(out) in printed
     assert "checkpoints/1" in printed
     assert not list(tmp_path.glob(".*"))
+
+
+def between(tuned: Whisper, alpha: float, lines: float | None = None) -> Whisper:
+    """What a point should be."""
+    model = small_whisper(seed=9)
+    interpolate(model, small_whisper().state_dict(), tuned.state_dict(), alpha, lines)
+    return model
+
+
+def exported(run: Path, *options: str) -> Whisper:
+    """What whisper opens after an export."""
+    out = run.parent / "point.pt"
+    assert export.main([str(run), "--to", "openai", str(out), *options]) == 0
+    model = whisper.load_model(str(out), device="cpu")
+    out.unlink()
+    return model
+
+
+@pytest.mark.parametrize(("alpha", "lines"), [(0.7, None), (0.7, 0.5), (0, None), (1, None)])
+def test_any_point_of_a_run_can_be_exported(
+    run: Path, alpha: float, lines: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of its best checkpoint, whatever was chosen; to the bit what a sweep scores there."""
+    RunFolder(run).append("sweep.jsonl", [{"chosen": True, "alpha": 0.5, "checkpoint": "checkpoints/2"}])
+    options = ["--interpolate", str(alpha), *([] if lines is None else ["--lines", str(lines)])]
+    assert same_weights(exported(run, *options), between(small_whisper(seed=1), alpha, lines))
+    printed = capsys.readouterr().out
+    assert "checkpoints/1" in printed
+    assert (f"interpolated to {alpha:g}" in printed) is (alpha != 1)
+
+
+def test_the_chosen_point_is_exported_and_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default, with its own checkpoint and depth."""
+    row = {"chosen": True, "alpha": 0.5, "lines": 0.2, "checkpoint": "checkpoints/2"}
+    RunFolder(run).append("sweep.jsonl", [row])
+    assert same_weights(exported(run), between(small_whisper(seed=2), 0.5, 0.2))
+    printed = capsys.readouterr().out
+    assert "checkpoints/2" in printed
+    assert "interpolated to 0.5" in printed
+    assert f"as chosen in {run / 'sweep.jsonl'}" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--interpolate", "1.5"], "--interpolate 1.5: must lie between 0 and 1"),
+        (["--interpolate", "0.5", "--lines", "-1"], "--lines -1.0: must lie between 0 and 1"),
+        (["--lines", "0.5"], "--lines: scales the point of --interpolate"),
+    ],
+)
+def test_what_is_no_point_is_refused(
+    run: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main([str(run), "--to", "openai", str(run.parent / "m.pt"), *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not (run.parent / "m.pt").exists()
+
+
+def test_a_plain_model_has_no_points(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no original; nor has a checkpoint named without its run."""
+    for system in (run.parent / "from" / "original.pt", run / "checkpoints" / "1"):
+        command = [str(system), "--to", "openai", str(run.parent / "m.pt"), "--interpolate", "0.5"]
+        assert export.main(command) == 2
+        assert "it takes a run, which knows its original" in capsys.readouterr().err
 
 
 def test_fp16_is_half_the_size_and_the_same_weights(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ import tyro
 import whisper
 from whisper import Whisper
 
-from whisper_min import config
+from whisper_min import config, runs
 from whisper_min.config import InputError
 from whisper_min.model import weights
 
 
 @dataclass(frozen=True)
 class Options:
-    """Write a run's best checkpoint for another engine, and read it back there."""
+    """Write a run's chosen point, else its best checkpoint, for another engine, and read it back there."""
 
     run: Annotated[str, tyro.conf.Positional]
     """A run folder, one of its checkpoints, or any model that train.py takes."""
@@ -31,6 +31,10 @@ class Options:
     """`openai`: a .pt that `whisper.load_model` opens."""
     precision: Literal["fp32", "fp16"] = "fp32"
     """fp16 halves the file, as OpenAI's own are; fp32 keeps the scores to the digit."""
+    interpolate: float | None = None
+    """Another point of the run: 0 is its original, 1 its best checkpoint."""
+    lines: float | None = None
+    """The first layers' share of that point's way (LiNeS), as evaluate.py takes it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{options.out}: exists; remove it or name another file")
         if not options.out.absolute().parent.is_dir():
             raise InputError(f"{options.out}: its folder does not exist; make it first")
-        model, origin = weights.load(options.run)
+        model, origin = load(options)
         to_openai(model, options.out, options.precision)
     except InputError as error:
         return config.print_faults(error)
@@ -50,6 +54,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{options.out}: {origin.found}, {options.out.stat().st_size / 1e6:.0f} MB, read back by whisper.load_model")
     return 0
+
+
+def load(options: Options) -> tuple[Whisper, weights.Origin]:
+    """What the options ask for: the run as it stands, or one point of it."""
+    if options.interpolate is None:
+        if options.lines is not None:
+            raise InputError("--lines: scales the point of --interpolate; give that too, as in --interpolate 0.7")
+        return weights.load(options.run)
+    faults = [
+        f"--{name} {value}: must lie between 0 and 1"
+        for name, value in [("interpolate", options.interpolate), ("lines", options.lines)]
+        if value is not None and not 0 <= value <= 1
+    ]
+    run = Path(options.run)
+    checkpoint = runs.best_checkpoint(run) or runs.last_checkpoint(run)
+    if checkpoint is None or not runs.is_run(run):
+        faults.append(
+            f"--interpolate: {run} is no run folder with a checkpoint; it takes a run, which knows its original"
+        )
+    if faults or checkpoint is None:
+        raise InputError(faults)
+    return weights.load_point(run, checkpoint, options.interpolate, options.lines)
 
 
 def to_openai(model: Whisper, out: Path, precision: str) -> None:
