@@ -25,6 +25,7 @@ from whisper_min.model import lora
 from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder
+from whisper_min.scoring import sweep
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
@@ -133,7 +134,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                     with lora.merged(model):
                         domain_wer = evaluate(model, step)
                     steering.evaluation_wanted, state["evaluated"] = False, step
-                    if step > 0 and (state["best"] is None or domain_wer < state["best"]["wer"]):
+                    better = state["best"] is None or domain_wer < state["best"]["wer"]
+                    if step > 0 and better and evaluate.passes:
                         state |= {"best": {"step": step, "wer": domain_wer}, "stale": 0}
                     elif step > 0:
                         state["stale"] += 1
@@ -204,6 +206,9 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 numbers |= {"train/kl": kl} if original else {}
                 numbers |= {"train/ewc": penalty} if anchors else {}
                 readback.put(numbers, known)
+        sweep.choose_for_run(
+            evaluate, device, Console()
+        )  # under a budget: between the original and the checkpoints, too
     except Stop:
         log_step(run, reporter, None, readback.take(), evaluate)
         reason = steering.stop_reason or "stopped"
