@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# read when torch starts, here and in what tests start: a second thread in such small products only waits
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import importlib.util
 import json
-import os
 import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence

@@ -16,6 +16,7 @@ from whisper.model import Linear
 
 from whisper_min import audio
 from whisper_min.config import Config, InputError
+from whisper_min.data.sources import read_manifest
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import lora, weights
 from whisper_min.model.forward import encode
@@ -184,8 +185,8 @@ def test_real_weights_with_fresh_adapters_write_what_the_original_writes() -> No
     needs_weights()
     speech = needs_speech("hello")
     model, _ = weights.load("tiny.en")
-    mel = audio.log_mel(audio.pad([audio.read(path) for path in sorted((speech / "hello").glob("*.*"))
-                                   if path.suffix in (".wav", ".flac", ".mp3", ".ogg", ".opus")]), 80)  # fmt: skip
+    examples, _ = read_manifest(speech / "hello" / "manifest.jsonl")
+    mel = audio.log_mel(audio.pad([example.read() for example in examples]), model.dims.n_mels)
     tokens = Tokens(model.dims)
     with torch.inference_mode():
         before = [each.text for each in greedy(model, encode(model, mel), tokens)]
