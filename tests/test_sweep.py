@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from whisper_min import config, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
 from whisper_min.data.tokens import Tokens
-from whisper_min.model import weights
+from whisper_min.model import lora, weights
 from whisper_min.model.interpolate import interpolate
 from whisper_min.runs import RunFolder
 from whisper_min.scoring import sweep
@@ -109,6 +110,29 @@ def test_lines_go_through(small_run: Path) -> None:
     wanted = small_whisper(3)
     interpolate(wanted, small_whisper(0).state_dict(), small_whisper(1).state_dict(), 0.5, 0.2)
     assert same_weights(model, wanted)
+
+
+def test_a_lora_run_is_swept_as_merged_weights(tmp_path: Path) -> None:
+    """Adapters alone lie on disk; the line is W + a s B A, with both ends to the bit."""
+    adapted = small_whisper(0)
+    lora.attach(adapted, lora.Adapters(4, 8.0, "all"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in lora.adapted_layers(adapted).values():
+            layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=generator))
+    run = make_run(tmp_path / "x", small_whisper(0), {2: adapted})
+    line = Line.of([str(run)], "0:1:0.5", None)
+    assert line is not None
+    points = [copy.deepcopy(model.state_dict()) for model, _ in line.models()][1:]
+    for state, share in zip(points, (0, 0.5, 1), strict=True):
+        wanted = copy.deepcopy(adapted)
+        lora.merge(wanted, share)
+        assert state.keys() == wanted.state_dict().keys()
+        for name, tensor in wanted.state_dict().items():
+            assert torch.allclose(state[name], tensor, atol=1e-5), name
+            assert share == 0.5 or torch.equal(state[name], tensor), name
+    choose(run, alpha=0.5, checkpoint="checkpoints/2")
+    assert weights.load(str(run))[1].fingerprint == weights.fingerprint(points[1])
 
 
 def test_another_original_is_refused(small_run: Path) -> None:
