@@ -119,7 +119,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         steering.save_wanted = False
 
     # ---- The loop: occasional work first, the step last.
-    collate = partial(batches.collate, tokens=prepared.tokens, n_mels=prepared.dims.n_mels, cfg=cfg)
+    encoded = frozen_encoder.kept if frozen_encoder else ()
+    collate = partial(batches.collate, tokens=prepared.tokens, n_mels=prepared.dims.n_mels, cfg=cfg, encoded=encoded)
     replays = retention.replays(prepared.report, cfg)
     order = batches.steps(prepared.schedule, replays, cfg.accumulate, state["position"])
     data = batches.read_ahead(order, lambda item: list(map(collate, item[1])), batches.default_workers(device.type))

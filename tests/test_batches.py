@@ -198,6 +198,21 @@ def test_a_packed_window_is_its_clips_one_after_another(examples: list[Example])
     assert batch.audio_seconds == 6.5 and batch.ids == ["0.wav", "1.wav", "2.wav"]
 
 
+def test_no_log_mel_where_the_encoder_has_been(examples: list[Example]) -> None:
+    """Only where every window of the batch is encoded; all else is as ever, that no number depends on it."""
+    windows = [single(example) for example in examples]
+    plain = collate(windows, TOKENS, 80, Config())
+    known = collate(windows, TOKENS, 80, Config(), encoded={window.key for window in windows})
+    assert known.mel.shape == (len(windows), 80, 0)
+    assert torch.equal(known.targets.inputs, plain.targets.inputs)
+    assert (known.windows, known.audio_seconds, known.bad) == (plain.windows, plain.audio_seconds, plain.bad)
+    partly = collate(windows, TOKENS, 80, Config(), encoded={window.key for window in windows[1:]})
+    assert torch.equal(partly.mel, plain.mel)
+    joined = Window((examples[0], examples[1]), ("a", "b"), 160_000)
+    parts = {single(example).key for example in examples}
+    assert collate([joined], TOKENS, 80, Config(), encoded=parts).mel.shape == (1, 80, 1000)
+
+
 def test_normalize_scales_every_clip(examples: list[Example]) -> None:
     plain = collate([single(examples[0])], TOKENS, 80, Config()).mel
     scaled = collate([single(examples[0])], TOKENS, 80, Config(normalize=True)).mel

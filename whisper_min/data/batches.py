@@ -8,7 +8,7 @@ import math
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -42,6 +42,11 @@ class Window:
         """The label of the row: the texts joined by a space."""
         return " ".join(self.texts)
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells this window's audio from every other one's."""
+        return tuple(example.where for example in self.examples)
+
 
 class OnDevice(NamedTuple):
     """A batch's tensors on the device that computes."""
@@ -62,7 +67,7 @@ class Batch:
 
     windows: tuple[Window, ...]
     mel: Tensor
-    """(B, M, F), float32"""
+    """(B, M, F), float32; (B, M, 0) where the encoder's output is remembered for every window"""
     targets: Targets
     audio_seconds: float
     """Seconds of speech, padding not counted."""
@@ -278,8 +283,10 @@ def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[start:stop]) for start, stop in itertools.pairwise(bounds)]
 
 
-def collate(windows: Sequence[Window], tokens: Tokens, n_mels: int, cfg: Config) -> Batch:
-    """Read, pad and tokenise one batch of windows that share a context.
+def collate(
+    windows: Sequence[Window], tokens: Tokens, n_mels: int, cfg: Config, encoded: Container[tuple[str, ...]] = ()
+) -> Batch:
+    """Read, pad and tokenise one batch of windows that share a context; no log-mel where all are `encoded` already.
 
     A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad its window is left out and
     listed in `Batch.bad`, as long as another one is left.
@@ -297,7 +304,10 @@ def collate(windows: Sequence[Window], tokens: Tokens, n_mels: int, cfg: Config)
         raise audio.AudioError("; ".join(bad))
     kept = tuple(window for window, _ in read)
     waveforms = [waveform for _, waveform in read]
-    mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
+    if all(window.key in encoded for window in kept):
+        mel = torch.empty(len(kept), n_mels, 0)
+    else:
+        mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
     targets = tokens.teacher_forcing([window.text for window in kept])
     return Batch(kept, mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE, bad)
 

@@ -25,7 +25,7 @@ class FrozenEncoder:
 
     def __call__(self, batch: Batch, mel: Tensor) -> Tensor:
         """Features (B, A, C) of a batch, from memory where every window of it is there."""
-        keys = [tuple(example.where for example in window.examples) for window in batch.windows]
+        keys = [window.key for window in batch.windows]
         if all(key in self.kept for key in keys):
             return torch.stack([self.kept[key] for key in keys]).to(mel.device, non_blocking=True)
         with torch.no_grad():
