@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,6 +104,16 @@ def save_openai(model: Whisper, path: Path, dtype: torch.dtype = torch.float32) 
     state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     torch.save({"dims": asdict(model.dims), "model_state_dict": state}, path)
     return path
+
+
+class Attack:
+    """Pickled, it makes a folder when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
 
 
 def same_weights(one: Whisper, other: Whisper) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick_model import same_weights, small_whisper
+from quick_model import Attack, same_weights, small_whisper
 from whisper import Whisper
 
 from whisper_min import runs
@@ -339,51 +339,26 @@ def test_prune_never_takes_the_last(tmp_path: Path) -> None:
 # ---- Damaged files.
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95, 0.9999])
-def test_a_trainer_file_cut_short_says_what_to_do(tmp_path: Path, share: float) -> None:
-    """The file, and two ways on."""
-    path = save(tmp_path, 1) / "trainer.pt"
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.95, 0.9999, None])
+@pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors"])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, share: float | None) -> None:
+    """Cut short or removed by hand: never a model of half weights, never a traceback.
+
+    Without the trainer's state the weights still start a new run, and the message says how.
+    """
+    path = save(tmp_path, 1) / name
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError) as caught:
-        load_trainer(path.parent)
-    message = str(caught.value)
-    assert str(path) in message
-    assert "cut short or damaged" in message
-    assert f"--model {path.parent}" in message
-    model, _ = weights.load(str(path.parent))  # the second way works
-    assert same_weights(model, small_whisper(seed=1))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
-def test_weights_cut_short_are_refused_by_name(tmp_path: Path, share: float) -> None:
-    """Never a model of half weights."""
-    path = save(tmp_path, 1) / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read .*cut short"):
-        weights.load(str(tmp_path))
-
-
-def test_a_checkpoint_without_a_file_says_which(tmp_path: Path) -> None:
-    """Somebody tidied up by hand."""
-    path = save(tmp_path, 1)
-    (path / "trainer.pt").unlink()
-    with pytest.raises(InputError, match=r"trainer\.pt: cannot be read .*No such file"):
-        load_trainer(path)
-    (path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
-        weights.load(str(tmp_path))
-
-
-class Attack:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
+    path.unlink() if share is None else path.write_bytes(whole[: int(share * len(whole))])
+    read, other = (load_trainer, weights.load) if name == "trainer.pt" else (weights.load, load_trainer)
+    told = "No such file" if share is None else "cut short"
+    with pytest.raises(InputError, match=rf"{name}: cannot be read .*{told}") as caught:
+        read(path.parent if read is load_trainer else str(tmp_path))
+    assert str(path) in str(caught.value)
+    other(path.parent if other is load_trainer else str(path.parent))
+    if name == "trainer.pt":
+        assert f"--model {path.parent}" in str(caught.value)
+        model, _ = weights.load(str(path.parent))
+        assert same_weights(model, small_whisper(seed=1))
 
 
 def test_a_trainer_file_cannot_run_code(tmp_path: Path) -> None:

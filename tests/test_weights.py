@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import types
 import urllib.request
@@ -15,7 +14,7 @@ import soundfile
 import torch
 import whisper
 from conftest import needs_weights, random_whisper
-from quick_model import same_weights, save_openai, small_whisper
+from quick_model import Attack, same_weights, save_openai, small_whisper
 from safetensors.torch import save_file
 from torch import Tensor
 from whisper import Whisper
@@ -268,16 +267,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"some.tensor": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"not Whisper weights \('encoder.conv1.weight' is missing"):
         weights.load(str(tmp_path))
-
-
-class Attack:
-    """Pickled, it makes a file when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle", "beside true weights"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import jiwer
 import pytest
@@ -13,42 +14,37 @@ from whisper_min.scoring.wer import Errors
 
 
 @pytest.mark.parametrize(
-    ("reference", "hypothesis", "expected"),
+    ("count", "reference", "hypothesis", "expected"),
     [
-        ("a b c d", "a b c d", Errors(0, 0, 0, 4)),
-        ("a b c d", "a x c d", Errors(1, 0, 0, 4)),
-        ("a b c d", "a c d", Errors(0, 1, 0, 4)),
-        ("a b c d", "a b x c d", Errors(0, 0, 1, 4)),
-        ("a b c d", "", Errors(0, 4, 0, 4)),
-        ("a", "a a a", Errors(0, 0, 2, 1)),
-        ("a b c", "x y z", Errors(3, 0, 0, 3)),
-        ("a b c d e", "x b d e f", Errors(1, 1, 1, 5)),
-        ("", "", Errors()),
-        ("  ", "so it goes", Errors(0, 0, 3, 0)),
-        ("  a   b ", "a b", Errors(0, 0, 0, 2)),
-        ("a\tb\nc", "a b c", Errors(0, 0, 0, 3)),
-        ("A", "a", Errors(1, 0, 0, 1)),
+        (wer.word_errors, "a b c d", "a b c d", Errors(0, 0, 0, 4)),
+        (wer.word_errors, "a b c d", "a x c d", Errors(1, 0, 0, 4)),
+        (wer.word_errors, "a b c d", "a c d", Errors(0, 1, 0, 4)),
+        (wer.word_errors, "a b c d", "a b x c d", Errors(0, 0, 1, 4)),
+        (wer.word_errors, "a b c d", "", Errors(0, 4, 0, 4)),
+        (wer.word_errors, "a", "a a a", Errors(0, 0, 2, 1)),
+        (wer.word_errors, "a b c", "x y z", Errors(3, 0, 0, 3)),
+        (wer.word_errors, "a b c d e", "x b d e f", Errors(1, 1, 1, 5)),
+        (wer.word_errors, "", "", Errors()),
+        (wer.word_errors, "  ", "so it goes", Errors(0, 0, 3, 0)),
+        (wer.word_errors, "  a   b ", "a b", Errors(0, 0, 0, 2)),
+        (wer.word_errors, "a\tb\nc", "a b c", Errors(0, 0, 0, 3)),
+        (wer.word_errors, "A", "a", Errors(1, 0, 0, 1)),
+        (wer.character_errors, "cat", "cut", Errors(1, 0, 0, 3)),
+        (wer.character_errors, "cat", "cats", Errors(0, 0, 1, 3)),
+        (wer.character_errors, "a b", "ab", Errors(0, 1, 0, 3)),
+        (wer.character_errors, " cat ", "cat", Errors(0, 0, 0, 3)),
+        (wer.character_errors, "", "cat", Errors(0, 0, 3, 0)),
+        (wer.character_errors, "naïve", "naive", Errors(1, 0, 0, 5)),
     ],
 )
-def test_words_in_closed_form(reference: str, hypothesis: str, expected: Errors) -> None:
-    """One pair at a time, worked out by hand; words are what white space separates."""
-    assert wer.word_errors([reference], [hypothesis]) == [expected]
+def test_counts_in_closed_form(
+    count: Callable[..., list[Errors]], reference: str, hypothesis: str, expected: Errors
+) -> None:
+    """One pair at a time, worked out by hand.
 
-
-@pytest.mark.parametrize(
-    ("reference", "hypothesis", "expected"),
-    [
-        ("cat", "cut", Errors(1, 0, 0, 3)),
-        ("cat", "cats", Errors(0, 0, 1, 3)),
-        ("a b", "ab", Errors(0, 1, 0, 3)),
-        (" cat ", "cat", Errors(0, 0, 0, 3)),
-        ("", "cat", Errors(0, 0, 3, 0)),
-        ("naïve", "naive", Errors(1, 0, 0, 5)),
-    ],
-)
-def test_characters_in_closed_form(reference: str, hypothesis: str, expected: Errors) -> None:
-    """The space between words counts, the one around them does not."""
-    assert wer.character_errors([reference], [hypothesis]) == [expected]
+    Words are what white space separates; of characters the space between words counts, the one around them does not.
+    """
+    assert count([reference], [hypothesis]) == [expected]
 
 
 def edit_distance(reference: list[str], hypothesis: list[str]) -> int:
@@ -83,14 +79,15 @@ def test_totals_are_edit_distances() -> None:
         assert errors.units == len(words)
 
 
-def test_a_sets_rate_is_jiwers() -> None:
-    """Counts added up over a set give `jiwer.wer` and `jiwer.cer` of the whole set, not a mean of rates."""
+@pytest.mark.parametrize(
+    ("count", "rate"), [(wer.word_errors, jiwer.wer), (wer.character_errors, jiwer.cer)], ids=["words", "characters"]
+)
+def test_a_sets_rate_is_jiwers(count: Callable[..., list[Errors]], rate: Callable[..., float]) -> None:
+    """Counts added up over a set give jiwer's rate of the whole set, not a mean of rates."""
     references, hypotheses = some_pairs(100, seed=1)
-    words = wer.add_up(wer.word_errors(references, hypotheses))
-    assert words.rate == jiwer.wer(references, hypotheses)
-    assert wer.add_up(wer.character_errors(references, hypotheses)).rate == jiwer.cer(references, hypotheses)
-    rates = [each.rate for each in wer.word_errors(references, hypotheses)]
-    assert words.rate != pytest.approx(sum(rates) / len(rates), rel=1e-3)
+    counted = count(references, hypotheses)
+    assert wer.add_up(counted).rate == rate(references, hypotheses)
+    assert wer.add_up(counted).rate != pytest.approx(sum(each.rate for each in counted) / len(counted), rel=1e-3)
 
 
 def test_micro_average() -> None:
