@@ -21,6 +21,7 @@ from whisper_min.model import weights
 from whisper_min.scoring import budget, report, sweep
 from whisper_min.scoring.budget import Budget
 from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.scoring.health import Health
 from whisper_min.training.precision import autocast, choose_device, choose_precision
 from whisper_min.training.reporter import Reporter
 
@@ -107,8 +108,8 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     model, _ = weights.load(systems[0])
-    sets = sources.of_evaluation(cfg)
-    checked = preflight.run(sets, cfg, Tokens(model.dims, spoken, options.task), reporter.console)
+    tokens = Tokens(model.dims, spoken, options.task)
+    checked = preflight.run(sources.of_evaluation(cfg), cfg, tokens, reporter.console)
     limits = Budget.of(cfg)
     if faults := checked.shown_faults() + limits.check(checked.role("retain")):
         raise InputError(faults)
@@ -116,13 +117,15 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
 
     results: dict[str, dict[str, SetResult]] = {}
     described: list[dict[str, Any]] = []
+    examined: list[Health] = []
     for name, (model, origin) in zip(systems, line.models() if line else map(weights.load, systems), strict=True):
         reporter.print(f"{name}: {origin.found}")
         model = model.to(device).eval()
         tokens, in_precision = Tokens(model.dims, spoken, options.task), partial(autocast, device, precision)
         scorer = Scorer(tokens, language, options.batch_size, options.normalize, options.beam_size, in_precision)
-        results[name], non_speech = report.score_system(name, model, scorer, checked, results.get(systems[0]), reporter)
-        described.append(report.describe(name, origin.fingerprint, results[name], non_speech))
+        results[name], health = report.score_system(name, model, scorer, checked, results.get(systems[0]), reporter)
+        examined.append(health)
+        described.append(report.describe(name, origin.fingerprint, results[name], examined))
     comparisons = report.add_intervals(systems, results, described)
     domain, general = ([each.speech.name for each in checked.role(role)] for role in ("evaluate", "retain"))
     judged = budget.judge(systems, results, domain, general, limits)
@@ -140,6 +143,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     out.print(report.table(written["normalizer"], described, comparisons, wide=out.width >= report.WIDE))
     if judged:
         judged.show(out)
+    out.print("\n".join(report.remarks(described)), markup=False, highlight=False, soft_wrap=True)
     return written
 
 

@@ -16,8 +16,9 @@ from whisper_min import config, runs
 from whisper_min.config import InputError
 from whisper_min.data.preflight import Report
 from whisper_min.data.tokens import Tokens
-from whisper_min.scoring import decode, significance, wer
-from whisper_min.scoring.evaluation import NON_SPEECH_SECONDS, Scorer, SetResult
+from whisper_min.scoring import decode, examination, significance, wer
+from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.scoring.health import Health, flags
 from whisper_min.training.reporter import Reporter
 
 # Columns of a terminal that takes the wide tables.
@@ -41,8 +42,8 @@ def score_system(
     report: Report,
     baseline: dict[str, SetResult] | None,
     reporter: Reporter,
-) -> tuple[dict[str, SetResult], float]:
-    """(set name -> result, words per minute on non-speech) of one system."""
+) -> tuple[dict[str, SetResult], Health]:
+    """(set name -> result, health) of one system; it is examined on the general sets where there are some."""
     found: dict[str, SetResult] = {}
     with reporter.bar(name, sum(len(each.speech.examples) for each in report.sets)) as bar:
         done = 0
@@ -57,8 +58,10 @@ def score_system(
             first = baseline[checked.speech.name] if baseline else None
             original = [utterance.hypothesis for utterance in first.utterances] if first else None
             found[checked.speech.name] = scorer.evaluate(model, checked, original)
-        non_speech = scorer.words_on_non_speech(model)["all"]
-    return found, non_speech
+        general = report.role("retain") or report.sets
+        speech = [utterance for checked in general for utterance in found[checked.speech.name].utterances]
+        examined = examination.examine(model, scorer, speech)
+    return found, examined
 
 
 def settings(tokens: Tokens, language: str, beam_size: int | None) -> dict[str, Any]:
@@ -70,13 +73,17 @@ def settings(tokens: Tokens, language: str, beam_size: int | None) -> dict[str, 
     }
 
 
-def describe(name: str, fingerprint: str, results: dict[str, SetResult], non_speech: float) -> dict[str, Any]:
-    """A system as `--json` has it, but for intervals; `non_speech` in words per minute."""
+def describe(name: str, fingerprint: str, results: dict[str, SetResult], examined: Sequence[Health]) -> dict[str, Any]:
+    """A system as `--json` has it, but for intervals.
+
+    `examined` ends with its own health and begins with the baseline's; `flags` says what got worse.
+    """
     return {
         "name": name,
         "weights_fingerprint": fingerprint,
         "sets": {set_name: result.summary() for set_name, result in results.items()},
-        "non_speech": {"seconds": NON_SPEECH_SECONDS, "words_per_minute": non_speech},
+        **examined[-1].to_json(),
+        "flags": flags(examined[0], examined[-1]),
     }
 
 
@@ -182,12 +189,22 @@ def table(
             made.add_row("all, pooled", short_name(its["system"]), "", _change(its))
     for its in described:
         made.add_row("non-speech", short_name(its["name"]), f"{its['non_speech']['words_per_minute']:.1f} words/min")
+    for its in described:
+        if its.get("timestamps"):
+            valid = f"{100 * its['timestamps']['valid']:.0f} % valid"
+            made.add_row("timestamps", short_name(its["name"]), valid)
     kinds = {name: numbers["resampled"] for name, numbers in described[0]["sets"].items()}
     over = [f"{kind}s of {', '.join(n for n in kinds if kinds[n] == kind)}" for kind in sorted(set(kinds.values()))]
     made.caption = escape(f"95 % paired bootstrap over {'; '.join(over)}")
     if wide and comparisons:
         made.caption += "\nformat: what the change of raw WER adds to the change of WER, in points"
     return made
+
+
+def remarks(described: Sequence[dict[str, Any]]) -> list[str]:
+    """What got worse beyond the word error rate, and what could not be examined."""
+    worse = [f"{its['name']}: {flag}" for its in described for flag in its["flags"]]
+    return worse + [f"not examined: {reason}" for reason in described[0]["left_out"]]
 
 
 def short_name(system: str) -> str:
