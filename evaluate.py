@@ -116,8 +116,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     reporter.print(*checked.notes, *checked.skipped, sep="\n") if checked.notes or checked.skipped else None
 
     results: dict[str, dict[str, SetResult]] = {}
-    described: list[dict[str, Any]] = []
-    examined: list[Health] = []
+    described, examined = list[dict[str, Any]](), list[Health]()
     for name, (model, origin) in zip(systems, line.models() if line else map(weights.load, systems), strict=True):
         reporter.print(f"{name}: {origin.found}")
         model = model.to(device).eval()
