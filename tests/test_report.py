@@ -178,3 +178,19 @@ def test_names_in_brackets_are_no_markup(results: dict[str, dict[str, SetResult]
     systems = described(renamed)
     report.add_intervals([name], renamed, systems)
     assert "[bold]x" in shown(report.table("n", systems, []))
+
+
+def test_long_names_wrap_and_numbers_stay_whole(results: dict[str, dict[str, SetResult]]) -> None:
+    """In 80 columns nothing is cut and no column is lost."""
+    name = "runs/a-run-with-a-rather-long-name@0.25"
+    renamed = {name: {f"a-set-with-a-rather-long-name-{key}": its for key, its in results["base"].items()}}
+    systems = described(renamed)
+    report.add_intervals([name], renamed, systems)
+    text = shown(report.table("n", systems, [], wide=False), 80)
+    assert "…" not in text.replace(" … ", "")
+    assert max(map(len, text.splitlines())) <= 80
+    for numbers in renamed[name].values():
+        assert f"{100 * numbers.words.rate:.1f} (" in text
+    cells = [line.split() for line in text.splitlines()]
+    folded = "".join(word for words in cells for word in words[1:2])
+    assert "a-run-with-a-rather-long-name@0.25" in folded

@@ -21,8 +21,8 @@ from whisper_min.scoring.evaluation import Scorer, SetResult
 from whisper_min.scoring.health import Health, flags
 from whisper_min.training.reporter import Reporter
 
-# Columns of a terminal that takes the wide tables.
-WIDE = 120
+# Columns of a terminal that takes the wide tables, and that a name keeps in a narrow one.
+WIDE, NAME_WIDTH = 120, 8
 
 
 def with_original(systems: Sequence[str]) -> list[str]:
@@ -169,7 +169,15 @@ def table(
     made = Table(title=f"WER in % ({normalizer})", title_justify="left", box=box.SIMPLE_HEAD)
     columns = ["set", "system", "WER (95 %)", "change (95 %)", "loops"] + ["raw", "format", "CER", "S/D/I"] * wide
     for column in columns:
-        made.add_column(column, justify="left" if column in ("set", "system") else "right", no_wrap=column != "system")
+        # in a narrow terminal long names wrap, and every number stays whole
+        name = column in ("set", "system")
+        made.add_column(
+            column,
+            justify="left" if name else "right",
+            no_wrap=not name,
+            overflow="fold",
+            min_width=NAME_WIDTH if name else None,
+        )
     changes = {(its["set"], its["system"]): its for its in comparisons}
     for set_name in described[0]["sets"]:
         for its in described:

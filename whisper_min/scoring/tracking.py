@@ -203,7 +203,15 @@ class Evaluation:
         title = f"WER in % of the best checkpoint, step {step} ({self.normalizer})"
         made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for column in ("set", "", "clips", "original", "tuned", "change (95 %)", "loops"):
-            made.add_column(column, justify="left" if column in ("set", "") else "right", no_wrap=True)
+            # in a narrow terminal long names wrap, and every number stays whole
+            left = column in ("set", "")
+            made.add_column(
+                column,
+                justify="left" if left else "right",
+                no_wrap=not left,
+                overflow="fold",
+                min_width=6 if left else None,
+            )
         for kind, sets in [("domain", self.domain), ("general", self.general)]:
             for name in (checked.speech.name for checked in sets):
                 original, result = self.original[name], results[name]
