@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from whisper import ModelDimensions, Whisper
 
+from whisper_min.config import Config
 from whisper_min.data.batches import Batch, Window
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Targets
@@ -31,11 +33,11 @@ def model() -> Whisper:
 
 
 def everything(model: Whisper) -> None:
-    choose_trainable(model, freeze_encoder=False)
+    choose_trainable(model, Config(method="full"))
 
 
 def decoder_alone(model: Whisper) -> None:
-    choose_trainable(model, freeze_encoder=True)
+    choose_trainable(model, Config(method="full", freeze_encoder=True))
 
 
 def adapters(model: Whisper) -> None:
@@ -69,6 +71,15 @@ def test_operations_are_what_torch_counts(
     chosen = torch.arange(2, clips * tokens, 3)
     expected = counted_by_torch(model, clips, positions, tokens, chosen)
     assert flops.batch_flops(model, clips, positions, tokens, len(chosen)) == expected
+
+
+@pytest.mark.parametrize("targets", ["all", "qv", "encoder", "decoder"])
+def test_operations_under_lora(model: Whisper, targets: str) -> None:
+    """Adapters of rank 1 cost next to nothing, and below the first of them no gradient passes: a few per cent."""
+    adapted = copy.deepcopy(model)
+    choose_trainable(adapted, Config(method="lora", lora_rank=1, lora_targets=targets))
+    expected = counted_by_torch(adapted, 2, 250, 20, torch.arange(2, 40, 3))
+    assert flops.batch_flops(adapted, 2, 250, 20, 13) == pytest.approx(expected, rel=0.08)
 
 
 def batch(clips: int, context: int, targets: list[list[int]]) -> Batch:
