@@ -26,6 +26,7 @@ from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder
 from whisper_min.scoring import sweep
+from whisper_min.scoring.budget import Budget
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = config.parse(sys.argv[1:] if argv is None else argv)
         prepared = setup.prepare(config.resolve(cfg), reporter.console)
+        if faults := Budget.of(prepared.cfg).check(prepared.report.role("retain")):
+            raise InputError(faults)
         if cfg.check:
             setup.show_check(prepared, Console())
             return 0
@@ -109,8 +112,11 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     def save(step: int) -> None:
         run.beat(state="saving", step=step)
         state.update(step=step, runtime=run.runtime)
-        trainer = {**state, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        trainer["rng"] = torch.get_rng_state()
+        trainer = state | {
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
         text = card.model_card(cfg, step, evaluate.latest, evaluate.latest_step, evaluate.normalizer)
         checkpoint.save(run.path, step, model, origin, trainer, record, text)
         if state["best"] is not None and state["best"]["step"] == step:
@@ -135,9 +141,9 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                     with lora.merged(model):
                         domain_wer = evaluate(model, step)
                     steering.evaluation_wanted, state["evaluated"] = False, step
-                    better = state["best"] is None or domain_wer < state["best"]["wer"]
-                    if step > 0 and better and evaluate.passes:
-                        state |= {"best": {"step": step, "wer": domain_wer}, "stale": 0}
+                    rank = [evaluate.over_budget, domain_wer]
+                    if step > 0 and (state["best"] is None or rank < state["best"]["rank"]):
+                        state |= {"best": {"step": step, "wer": domain_wer, "rank": rank}, "stale": 0}
                     elif step > 0:
                         state["stale"] += 1
                     steering.save_wanted = step > 0

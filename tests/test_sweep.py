@@ -455,7 +455,7 @@ def test_an_evaluation_says_what_was_lost(run: Path) -> None:
 def test_the_original_keeps_every_budget(run: Path) -> None:
     evaluation = evaluation_of(run, max_forgetting=0.0, max_drift=0.0, confidence=0.99)
     assert evaluation(ending_whisper(), 0) == pytest.approx(1 / 3)
-    assert evaluation.passes
+    assert not evaluation.over_budget
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_each_limit_by_itself(run: Path, limits: dict[str, float], passes: bool)
     """A run resumed knows the original from samples.jsonl."""
     evaluation = evaluation_of(run, **limits)
     evaluation(tuned_whisper(), 3)
-    assert evaluation.passes is passes
+    assert not evaluation.over_budget is passes
 
 
 def test_without_the_originals_results_no_budget_is_kept(run: Path) -> None:
@@ -475,4 +475,4 @@ def test_without_the_originals_results_no_budget_is_kept(run: Path) -> None:
     for limits, passes in ({}, True), ({"max_forgetting": 9.0}, False):
         evaluation = evaluation_of(run, **limits)
         assert evaluation(tuned_whisper(), 3) > 0.9
-        assert evaluation.passes is passes
+        assert not evaluation.over_budget is passes

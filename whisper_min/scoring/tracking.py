@@ -58,8 +58,8 @@ class Evaluation:
         """Set name -> its newest summary, with `original_wer` beside `wer`."""
         self.latest_step = 0
         self.results: dict[str, SetResult] = {}
-        self.passes = True
-        """Whether the newest results keep the budget; without one all do."""
+        self.over_budget = False
+        """Whether the newest results forget more than the budget allows; without one none do."""
 
     def read_results(self, step: int) -> dict[str, SetResult]:
         """Results of a step from samples.jsonl; so a resumed run does not decode the original again."""
@@ -98,7 +98,7 @@ class Evaluation:
             if measured.pooled is not None:
                 metrics[f"{POOLED_KEY}/relative_loss"] = measured.pooled.relative
                 metrics[f"{POOLED_KEY}/relative_loss_upper_95"] = measured.pooled.upper_95
-        self.passes = not faults
+        self.over_budget = bool(faults)
         self.latest_step = step
         self.run.log_metrics(step, metrics)
         self.run.beat(state=state)
