@@ -112,11 +112,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     def save(step: int) -> None:
         run.beat(state="saving", step=step)
         state.update(step=step, runtime=run.runtime)
-        trainer = state | {
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
+        trainer = {**state, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        trainer["rng"] = torch.get_rng_state()
         text = card.model_card(cfg, step, evaluate.latest, evaluate.latest_step, evaluate.normalizer)
         checkpoint.save(run.path, step, model, origin, trainer, record, text)
         if state["best"] is not None and state["best"]["step"] == step:
@@ -127,8 +124,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     # ---- The loop: occasional work first, the step last.
     encoded = frozen_encoder.kept if frozen_encoder else ()
     collate = partial(batches.collate, tokens=prepared.tokens, n_mels=prepared.dims.n_mels, cfg=cfg, encoded=encoded)
-    replays = retention.replays(prepared.report, cfg)
-    order = batches.steps(prepared.schedule, replays, cfg.accumulate, state["position"])
+    order = batches.steps(prepared.schedule, retention.replays(prepared.report, cfg), cfg.accumulate, state["position"])
     data = batches.read_ahead(order, lambda item: list(map(collate, item[1])), batches.default_workers(device.type))
     step, readback, reason = state["step"], Readback(device), "finished"
     try:

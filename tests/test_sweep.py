@@ -466,7 +466,7 @@ def test_each_limit_by_itself(run: Path, limits: dict[str, float], passes: bool)
     """A run resumed knows the original from samples.jsonl."""
     evaluation = evaluation_of(run, **limits)
     evaluation(tuned_whisper(), 3)
-    assert not evaluation.over_budget is passes
+    assert evaluation.over_budget is not passes
 
 
 def test_without_the_originals_results_no_budget_is_kept(run: Path) -> None:
@@ -475,4 +475,4 @@ def test_without_the_originals_results_no_budget_is_kept(run: Path) -> None:
     for limits, passes in ({}, True), ({"max_forgetting": 9.0}, False):
         evaluation = evaluation_of(run, **limits)
         assert evaluation(tuned_whisper(), 3) > 0.9
-        assert not evaluation.over_budget is passes
+        assert evaluation.over_budget is not passes
