@@ -163,7 +163,7 @@ def make_cell(options: Options, cells: Path, row: str, seed: int) -> int:
     code = 0
     if status.get("state") != "finished":
         code = call(options, log, *(["train.py", "--resume", folder] if folder.exists() else command))
-    chosen = next((r for r in reversed(list(runs.read_jsonl(folder / "sweep.jsonl"))) if "chosen" in r), {})
+    chosen = runs.last_choice(folder) or {}
     systems: list[str | Path] = [folder / "checkpoints" / "last"]
     last = runs.last_checkpoint(folder)
     if chosen.get("chosen") and last and (chosen["_step"], chosen["alpha"]) != (int(last.name), 1):
@@ -248,7 +248,7 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
                 systems = list(scored(folder))
                 described = json.loads((folder / "test.json").read_text())["systems"]
                 index = 0 if which == "last" else len(systems) - 1
-                chosen = next((r for r in reversed(list(runs.read_jsonl(folder / "sweep.jsonl"))) if "chosen" in r), {})
+                chosen = runs.last_choice(folder) or {}
                 if which == "chosen" and not chosen.get("chosen"):
                     continue
                 words = described[index]["non_speech"]["words_per_minute"]

@@ -150,7 +150,7 @@ def test_other_base_weights_are_refused(
     save_openai(ending_whisper(seed=3), base)
     capsys.readouterr()
     assert train.main(["--resume", str(run), "--max_steps", "9"]) == 2
-    assert "started from other weights" in capsys.readouterr().err
+    assert "put the weights back that it started from" in capsys.readouterr().err
     with pytest.raises(Exception, match="these adapters were trained on"):
         weights.load(str(run))
     base.unlink()

@@ -94,12 +94,8 @@ def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whis
     dims = memory.official_dimensions(cfg.model)
     checkpoint = runs.last_checkpoint(cfg.resume) if cfg.resume else None
     if checkpoint is not None and config.needs_original(cfg):
-        loaded = weights.load(cfg.model)
-        if loaded[1].fingerprint != config.base_fingerprint(cfg.resume):
-            faults.append(
-                f"--resume {cfg.resume}: started from other weights than {loaded[1].found} holds now; "
-                "put the original ones back"
-            )
+        assert cfg.resume is not None
+        loaded = weights.load_original(cfg.resume)
         return lambda: loaded, loaded[0].dims
     if checkpoint is not None:
         loaded = weights.load(str(checkpoint))
