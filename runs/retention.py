@@ -210,7 +210,8 @@ def compare(names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[M
     words = float(sum(part.words.sum() for part in parts))
     rates = significance.resample(parts)
     its = significance.compare(rates[0], rates[1], before / words, after / words)
-    relative = (rates[1] - rates[0]) / rates[0]
+    difference = rates[1] - rates[0]
+    relative = difference[rates[0] > 0] / rates[0][rates[0] > 0]  # a resample without an error has no relative change
     return {
         "original_wer": before / words,
         "wer": after / words,
@@ -219,7 +220,7 @@ def compare(names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[M
         "relative_ci": significance.interval(relative),
         "relative_upper_95": its.relative_upper_95,
         # the smallest loss whose one-sided 95 % bound would have excluded zero
-        "smallest_shown": float(1.645 * relative.std()),
+        "smallest_shown": float(1.645 * difference.std() * words / before) if before else None,
     }
 
 
@@ -330,7 +331,7 @@ def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int
     (options.out / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     lines += ["| " + " | ".join(cells_of(its)) + " |" for its in made]
-    smallest = max(its["general"]["smallest_shown"] for its in made)
+    smallest = max(its["general"]["smallest_shown"] or 0 for its in made)
     note = (
         f"{options.model}, {options.steps} steps; in %; loss is relative, of {', '.join(GENERAL_TEST)} pooled, "
         f"mean of the seeds named; the smallest that these sets could have shown is {percent(smallest)} %."
@@ -344,7 +345,9 @@ def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int
     for its in made:
         table.add_row(*cells_of(its))
     out = Console()
-    out.print(table, note, sep="\n")
+    out.print(table)
+    out.print(note, markup=False, highlight=False, soft_wrap=True)
+    out.print(sketch(cells, rows, seeds), markup=False, highlight=False)
     for its in made:
         for text in its["phrases"][0]:
             out.print(f"{its['row']}: {text}", markup=False, highlight=False)
@@ -370,6 +373,33 @@ def points(cells: Path, row: str, seeds: Sequence[int]) -> dict[tuple[int, float
             before = sum(start[f"eval/{name}/wer"] * n for name, n in zip(texts, words, strict=True))
             found.setdefault(point, []).append((by_set[f"{DOMAIN}-dev"]["wer"], after / before - 1))
     return {point: tuple(np.mean(each, axis=0)) for point, each in sorted(found.items())}  # type: ignore[misc]
+
+
+def sketch(cells: Path, rows: Sequence[str], seeds: Sequence[int], width: int = 72, height: int = 18) -> str:
+    """The same picture in letters, one a method; the dashes are the budget."""
+    lines = {row: its for row in rows if (its := points(cells, row, seeds))}
+    every = [point for its in lines.values() for point in its.values()]
+    if not every:
+        return "no sweep to draw yet"
+    xs, ys = [x for x, _ in every], [y for _, y in every] + [0.0, BUDGET]
+    grid = [[" "] * width for _ in range(height)]
+
+    def row_of(y: float) -> int:
+        return round((max(ys) - y) / (max(ys) - min(ys)) * (height - 1))
+
+    grid[row_of(BUDGET)] = ["-"] * width
+    letters = dict(zip(lines, "fuLkelrKRabcdghij", strict=False))
+    for row, its in lines.items():
+        for x, y in its.values():
+            span = max(xs) - min(xs) or 1.0
+            grid[row_of(y)][round((x - min(xs)) / span * (width - 1))] = letters[row]
+    body = ["  general loss, % (down is better)"]
+    for index, cells_of_row in enumerate(grid):
+        level = max(ys) - index / (height - 1) * (max(ys) - min(ys))
+        body.append(f"{100 * level:+7.1f} |{''.join(cells_of_row)}")
+    left, right = f"{100 * min(xs):.1f}", f"{100 * max(xs):.1f}"
+    body.append(f"{'':8} {left}{'domain WER, % (left is better)':^{width - len(left) - len(right)}}{right}")
+    return "\n".join([*body, *(f"{letter} {row}" for row, letter in letters.items())])
 
 
 def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:

@@ -1,0 +1,134 @@
+"""The study's arithmetic on cells made by hand: gains kept, losses pooled, what is missing said, its picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import REPOSITORY
+
+SETS = ("accented-test", "general-test", "reader-test", "prompts-test", "hello")
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """The recipe as a module."""
+    spec = importlib.util.spec_from_file_location("study", REPOSITORY / "runs" / "retention.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["study"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_cell(folder: Path, errors: dict[str, int], systems: int = 1, alpha: float | None = None) -> None:
+    """A finished cell: ten utterances of ten words a set, of which the first have an error each."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "system": f"system-{system}",
+            "set": name,
+            "id": f"{index}",
+            "speaker": None,
+            "reference_normalized": "a b c d e f g h i j",
+            "hypothesis": f"{name} by {folder.name}",
+            "substitutions": int(index < errors.get(name, 0) // (system + 1)),
+            "deletions": 0,
+            "insertions": 0,
+        }
+        for system in range(systems)
+        for name in SETS
+        for index in range(10)
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    described = [{"non_speech": {"words_per_minute": 4.0 + system}} for system in range(systems)]
+    (folder / "test.json").write_text(json.dumps({"systems": described}))
+    if alpha is not None:
+        sweep = [
+            {"_step": 190, "alpha": point, "set": name, "wer": rate * point, "words": 100}
+            for point in (0.5, 1.0)
+            for name, rate in (("accented-dev", 0.3), ("general-dev", 0.1), ("prompts-dev", 0.05))
+        ]
+        sweep += [{"chosen": True, "_step": 190, "alpha": alpha}]
+        (folder / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sweep))
+        start = {"_step": 0, "eval/general-dev/wer": 0.08, "eval/prompts-dev/wer": 0.04}
+        (folder / "metrics.jsonl").write_text(json.dumps(start) + "\n")
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """The original with 8 errors on the domain, full fine-tuning with 4 and 2, LoRA with 6 in one of two seeds."""
+    write_cell(tmp_path / "original", {"accented-test": 8, "general-test": 4, "reader-test": 4, "prompts-test": 2})
+    write_cell(tmp_path / "full-0", {"accented-test": 4, "general-test": 6, "reader-test": 4, "prompts-test": 2})
+    write_cell(
+        tmp_path / "full-1", {"accented-test": 2, "general-test": 8, "reader-test": 4, "prompts-test": 2}, alpha=1.0
+    )
+    write_cell(
+        tmp_path / "lora-0",
+        {"accented-test": 6, "general-test": 4, "reader-test": 4, "prompts-test": 2},
+        systems=2,
+        alpha=0.5,
+    )
+    return tmp_path
+
+
+def test_gains_and_losses_are_means_over_the_seeds(study: ModuleType, cells: Path) -> None:
+    made = {its["row"]: its for its in study.summarise(study.Options(), cells, ["full", "LoRA"], [0, 1])}
+    assert list(made) == ["original", "full", "full, chosen", "LoRA", "LoRA, chosen"]
+    assert made["original"]["domain"]["wer"] == pytest.approx(0.08)
+    full, lora = made["full"], made["LoRA"]
+    assert full["domain"]["wer"] == pytest.approx(0.03)
+    assert full["gain_kept"] == 1
+    assert lora["gain_kept"] == pytest.approx(0.4)
+    # errors pooled: 10 before, 12 and 14 after
+    assert full["general"]["relative"] == pytest.approx(0.3)
+    assert full["sets"]["general-test"]["relative"] == full["worst_set"] == pytest.approx(0.75)
+    assert full["forgetting_per_gain"] == pytest.approx((0.13 - 0.10) / 3 / 0.05)
+    assert lora["general"]["relative"] == 0
+    assert lora["forgetting_per_gain"] == 0
+    low, high = full["general"]["relative_ci"]
+    assert low <= 0.3 <= full["general"]["relative_upper_95"] <= high
+    assert made["LoRA, chosen"]["domain"]["wer"] == pytest.approx(0.03), "the second system is the chosen one"
+    assert made["LoRA, chosen"]["points"] == [0.5]
+
+
+def test_missing_cells_and_what_was_heard_are_shown(
+    study: ModuleType, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.show(study.Options(out=tmp_path / "out", quick=True), cells, ["full", "LoRA"], [0, 1])
+    text = (tmp_path / "out" / "retention-quick.md").read_text()
+    assert "| LoRA | 0 (missing [1]) |" in text
+    assert "A quick study: one seed, fewer rows" in text
+    assert "hello by full-0" in text
+    shown = capsys.readouterr().out
+    assert "could have shown" in shown
+    assert "f full" in shown, "the legend of the picture in the terminal"
+    picture = (tmp_path / "out" / "retention-quick.svg").read_text()
+    ElementTree.fromstring(picture)
+    assert "LoRA" in picture
+    assert len(json.loads((tmp_path / "out" / "retention-quick.json").read_text())) == 5
+
+
+def test_every_row_is_a_command_line(study: ModuleType, tmp_path: Path) -> None:
+    """The options of each row are options of train.py, and need nothing more."""
+    from whisper_min import config
+
+    for row, words in study.ROWS.items():
+        argv = ["--retain", "x.jsonl", *words.format(replay="general=r.jsonl").split()]
+        assert config.check(config.parse(argv)) == [], row
+    assert set(study.QUICK_ROWS) <= set(study.ROWS)
+    names = [study.folder_of(row, 0) for row in study.ROWS]
+    assert len(set(names)) == len(names)
+    assert all(config.check(config.Config(run=name, runs_dir=tmp_path, retain=("x",))) == [] for name in names)
+
+
+def test_unknown_rows_are_refused(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["retention.py", "--rows", "fool", "--table"])
+    with pytest.raises(SystemExit, match="unknown rows"):
+        study.main()
