@@ -167,10 +167,9 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 for batch in micro_batches:
                     on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)
                     with in_precision():
-                        features = (
-                            frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel)
-                        )  # (B, A, C)
-                        logits = project(model, decode(model, on.inputs, features), on.counted)  # (N, V)
+                        features = frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel)
+                        hidden = decode(model, on.inputs, features)  # (B, T), (B, A, C) -> (B, T, C)
+                        logits = project(model, hidden, on.counted)  # (N, V)
                     loss = sum_cross_entropy(logits, on.labels) / step_tokens
                     ce += loss.detach()
                     if original and original.applies_to(batch):
@@ -209,9 +208,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 numbers |= {"train/kl": kl} if original else {}
                 numbers |= {"train/ewc": penalty} if anchors else {}
                 readback.put(numbers, known)
-        sweep.choose_for_run(
-            evaluate, device, Console()
-        )  # under a budget: between the original and the checkpoints, too
+        # Under a budget also look between the original and the checkpoints.
+        sweep.choose_for_run(evaluate, device, Console())
     except Stop:
         log_step(run, reporter, None, readback.take(), evaluate)
         reason = steering.stop_reason or "stopped"
