@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 import whisper
+from conftest import random_whisper
 from quick_model import small_whisper
 from whisper import ModelDimensions, Whisper
 from whisper.audio import N_SAMPLES
 
 from whisper_min.audio import context_samples
 from whisper_min.config import Config
+from whisper_min.model import lora
 from whisper_min.training import memory
 
 CPU = torch.device("cpu")
@@ -142,3 +144,30 @@ def test_free_memory_of_a_gpu() -> None:
     """What CUDA says."""
     free = memory.available_bytes(torch.device("cuda"))
     assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
+
+
+@pytest.mark.parametrize("targets", ["all", "attention", "qv", "mlp", "encoder", "decoder"])
+def test_adapters_are_counted_as_they_are(targets: str) -> None:
+    """R (in + out) of every layer that gets one, against the adapters themselves."""
+    model = random_whisper(layers=2)
+    cfg = Config(method="lora", lora_rank=3, lora_targets=targets)  # type: ignore[arg-type]
+    lora.attach(model, lora.of_config(cfg))
+    assert memory.adapter_parameters(model.dims, cfg) == sum(its.numel() for its in lora.adapter_state(model).values())
+
+
+def test_what_holds_on_to_the_original_is_counted() -> None:
+    """A frozen copy for KL, in half where asked; the anchor's weights and Fisher; under LoRA the Fisher alone."""
+    dims = memory.official_dimensions("tiny.en")
+    assert dims is not None
+
+    def megabytes(**options: object) -> float:
+        cfg = Config(freeze_encoder=False, **options)  # type: ignore[arg-type]
+        return memory.training_bytes(dims, cfg, "fp32", 80_000) / 1e6
+
+    weights = 4 * sum(memory.parameters(dims)) / 1e6
+    assert megabytes(kl=1.0) - megabytes() == pytest.approx(weights)
+    assert megabytes(kl=1.0, kl_storage="bf16") - megabytes() == pytest.approx(weights / 2)
+    assert megabytes(ewc=1.0) - megabytes() == pytest.approx(2 * weights)
+    assert megabytes(l2sp=1.0) - megabytes() == pytest.approx(weights)
+    assert megabytes(method="lora", kl=1.0) == megabytes(method="lora") < megabytes()
+    assert megabytes(method="lora", ewc=1.0) - megabytes(method="lora") == pytest.approx(weights)
