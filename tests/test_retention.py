@@ -29,6 +29,8 @@ from whisper_min.model import lora, weights
 from whisper_min.training import retention
 
 KL_AND_ANCHORS = ("--kl", "2", "--kl_on", "both", "--ewc", "3", "--l2sp", "0.5", "--fisher_samples", "2")
+# evaluated at the start and the end alone: most of such a run is its evaluations
+QUICK = ("--eval_every", str(STEPS))
 LORA = ("--method", "lora", "--lora_rank", "2", "--lora_dropout", "0.1")
 
 
@@ -51,7 +53,7 @@ def test_terms_of_weight_0_reproduce_the_plain_run(workshop: Workshop, finished:
 
 def test_the_loss_is_the_sum_of_its_terms(workshop: Workshop, replay: Path) -> None:  # noqa: F811
     """Each is logged; KL and penalty are zero at the first step, where the model is the original, and then are not."""
-    run = workshop.train("terms", "--replay", f"{replay}@0.4", *KL_AND_ANCHORS)
+    run = workshop.train("terms", "--replay", f"{replay}@0.4", *KL_AND_ANCHORS, *QUICK)
     rows = step_rows(run)
     assert len(rows) == STEPS
     for row in rows:
@@ -77,7 +79,7 @@ def test_the_replay_share_is_exact(
         return collate(windows, **more)
 
     monkeypatch.setattr(train.batches, "collate", count)
-    workshop.train(f"share-{share}", "--replay", f"{replay}@{share}", "--accumulate", accumulate)
+    workshop.train(f"share-{share}", "--replay", f"{replay}@{share}", "--accumulate", accumulate, *QUICK)
     domain = sum(number for role, number in drawn if role == "domain")
     general = sum(number for role, number in drawn if role == "replay")
     assert general == math.floor(domain * float(share) / (1 - float(share)) + 1e-9)
@@ -92,10 +94,11 @@ def test_kl_and_anchors_hold_the_model_back(workshop: Workshop, finished: Path, 
         state = weights_of(run, STEPS).state_dict()
         return math.sqrt(sum(float((state[name] - original[name]).square().sum()) for name in original))
 
-    held = workshop.train("held", "--replay", f"{replay}@0", "--l2sp", "1000")
+    held = workshop.train("held", "--replay", f"{replay}@0", "--l2sp", "1000", *QUICK)
     assert way(held) < 0.7 * way(finished)
     plain, close = (
-        workshop.train(f"kl-{weight}", "--replay", f"{replay}@0.4", "--kl", weight) for weight in ("1e-9", "300")
+        workshop.train(f"kl-{weight}", "--replay", f"{replay}@0.4", "--kl", weight, *QUICK)
+        for weight in ("1e-9", "300")
     )
     assert step_rows(close)[-1]["train/kl"] < 0.5 * step_rows(plain)[-1]["train/kl"]
 
@@ -110,7 +113,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 ) -> None:  # fmt: skip
     """The anchor, the original and the replay's position are those of the start, not of the checkpoint."""
     name = f"resumed-{hash_of(options)}"
-    options = ("--replay", f"{replay}@0.4", *options)
+    options = ("--replay", f"{replay}@0.4", *options, *QUICK)
     whole = workshop.train(f"{name}-whole", *options)
     with monkeypatch.context() as patch:
         at_beat(patch, "training", 4, command("stop"))
@@ -120,7 +123,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 
 
 def test_adapters_alone_are_saved_and_come_back_merged(workshop: Workshop, replay: Path) -> None:  # noqa: F811
-    run = workshop.train("adapters", *LORA)
+    run = workshop.train("adapters", *LORA, *QUICK)
     checkpoint = runs.best_checkpoint(run)
     assert checkpoint is not None
     state, metadata = weights.read_safetensors(checkpoint / "model.safetensors")
@@ -145,7 +148,7 @@ def test_other_base_weights_are_refused(
 ) -> None:  # fmt: skip
     """Adapters, and a run to resume, on weights that took the place of their own."""
     base = save_openai(ending_whisper(), tmp_path / "base.pt")
-    run = workshop.train("on-other", *LORA, "--model", str(base), "--runs_dir", str(tmp_path))
+    run = workshop.train("on-other", *LORA, "--model", str(base), "--runs_dir", str(tmp_path), *QUICK)
     run = tmp_path / "on-other"
     save_openai(ending_whisper(seed=3), base)
     capsys.readouterr()
@@ -163,7 +166,7 @@ def test_the_fisher_information_is_estimated_once(
 ) -> None:  # fmt: skip
     """A second run reads it from disk, and is the same to the bit; one damaged on disk stops the run."""
     folder = workshop.root / "fisher-cache"
-    options = ("--replay", f"{replay}@0", "--ewc", "5", "--data_dir", str(folder))
+    options = ("--replay", f"{replay}@0", "--ewc", "5", "--data_dir", str(folder), *QUICK)
     first = workshop.train("fisher-1", *options)
     (kept,) = (folder / "fisher").iterdir()
 
@@ -201,8 +204,8 @@ def test_the_runs_terms_need_what_they_act_on(
 
 def test_dropout_is_none_by_default_and_acts_where_asked(workshop: Workshop) -> None:  # noqa: F811
     """With none, a training step and an evaluation run the same model."""
-    plain = workshop.train("no-dropout", "--method", "lora", "--lora_rank", "2")
-    again = workshop.train("no-dropout-again", "--method", "lora", "--lora_rank", "2")
-    dropped = workshop.train("dropout", *LORA)
+    plain = workshop.train("no-dropout", "--method", "lora", "--lora_rank", "2", *QUICK)
+    again = workshop.train("no-dropout-again", "--method", "lora", "--lora_rank", "2", *QUICK)
+    dropped = workshop.train("dropout", *LORA, *QUICK)
     assert same_weights(weights_of(plain, STEPS), weights_of(again, STEPS))
     assert not same_weights(weights_of(plain, STEPS), weights_of(dropped, STEPS))
