@@ -194,3 +194,14 @@ def test_long_names_wrap_and_numbers_stay_whole(results: dict[str, dict[str, Set
     cells = [line.split() for line in text.splitlines()]
     folded = "".join(word for words in cells for word in words[1:2])
     assert "a-run-with-a-rather-long-name@0.25" in folded
+
+
+def test_what_got_worse_is_said_and_what_was_not_examined_once() -> None:
+    described = [
+        {"name": "tiny.en", "flags": [], "left_out": ["other languages: nothing to hear them from"]},
+        {"name": "runs/a", "flags": ["loops twice"], "left_out": ["other languages: nothing to hear them from"]},
+    ]
+    assert report.remarks(described) == [
+        "runs/a: loops twice",
+        "not examined: other languages: nothing to hear them from",
+    ]
