@@ -64,7 +64,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     """One run, from its weights to its last checkpoint."""
     cfg, device, precision = prepared.cfg, prepared.device, prepared.precision
     max_steps, name = cfg.max_steps, cfg.run
-    assert max_steps is not None and name is not None
+    assert max_steps is not None and name is not None and cfg.kl is not None
 
     # ---- The model, what trains of it, and what holds it to the original.
     model, origin = prepared.load()
@@ -77,7 +77,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         warmup_steps=max_steps // 10 if cfg.warmup_steps is None else cfg.warmup_steps,
         eval_every=cfg.eval_every or -(-max_steps // 5),
     )
-    assert cfg.lr is not None and cfg.warmup_steps is not None and cfg.eval_every is not None
+    assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every and cfg.kl is not None
     parameters = choose_trainable(model, cfg)
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
     frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model)

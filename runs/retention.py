@@ -40,11 +40,11 @@ ROWS = {
     "full, upper-case labels": "--label_style keep",
     "LoRA": "--method lora",
     "+ KL on the domain": "--kl 1 --kl_on domain",
-    "+ EWC": "--replay {replay}@0 --ewc 1e-2",
-    "+ L2-SP": "--l2sp 1e-2",
-    "+ replay": "--replay {replay}@0.25",
-    "+ KL on replay": "--replay {replay}@0.25 --kl 1",
-    "recommended": "--replay {replay}@0.25 --kl 1 --method lora",
+    "+ EWC": "--replay {replay}@0 --ewc 0.3",
+    "+ L2-SP": "--l2sp 0.3",
+    "+ replay": "--method full --kl 0 --replay {replay}",
+    "+ KL on replay": "--method full --kl 1 --replay {replay}",
+    "recommended": "--replay {replay}",
 }
 QUICK_ROWS = ("full", "LoRA", "+ replay", "+ KL on replay", "recommended")
 SEEDS = (0, 1, 2)

@@ -21,9 +21,9 @@ HINTS = typing.get_type_hints(Config)
 def other_value(field: dataclasses.Field[Any]) -> Any:
     """A value of the field's type that is not its default."""
     kind = HINTS[field.name]
-    if typing.get_origin(kind) is Literal:
-        return next(value for value in typing.get_args(kind) if value != field.default)
     kinds = typing.get_args(kind) if type(None) in typing.get_args(kind) else (kind,)
+    if typing.get_origin(kinds[0]) is Literal:
+        return next(value for value in typing.get_args(kinds[0]) if value != field.default)
     if kinds[0] == tuple[str, ...]:
         return ("one.jsonl", "name=two words/three.csv")
     return {bool: not field.default, int: 7, float: 0.125, str: "other", Path: Path("some/other place")}[kinds[0]]

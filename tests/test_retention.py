@@ -24,13 +24,14 @@ from test_train import (  # noqa: F401
 )
 
 import train
-from whisper_min import runs
+from whisper_min import config, runs
 from whisper_min.model import lora, weights
 from whisper_min.training import retention
 
 KL_AND_ANCHORS = ("--kl", "2", "--kl_on", "both", "--ewc", "3", "--l2sp", "0.5", "--fisher_samples", "2")
 # evaluated at the start and the end alone: most of such a run is its evaluations
 QUICK = ("--eval_every", str(STEPS))
+FULL = ("--method", "full")
 LORA = ("--method", "lora", "--lora_rank", "2", "--lora_dropout", "0.1")
 
 
@@ -53,7 +54,7 @@ def test_terms_of_weight_0_reproduce_the_plain_run(workshop: Workshop, finished:
 
 def test_the_loss_is_the_sum_of_its_terms(workshop: Workshop, replay: Path) -> None:  # noqa: F811
     """Each is logged; KL and penalty are zero at the first step, where the model is the original, and then are not."""
-    run = workshop.train("terms", "--replay", f"{replay}@0.4", *KL_AND_ANCHORS, *QUICK)
+    run = workshop.train("terms", "--replay", f"{replay}@0.4", *FULL, *KL_AND_ANCHORS, *QUICK)
     rows = step_rows(run)
     assert len(rows) == STEPS
     for row in rows:
@@ -105,7 +106,7 @@ def test_kl_and_anchors_hold_the_model_back(workshop: Workshop, finished: Path, 
 
 @pytest.mark.parametrize(
     "options",
-    [KL_AND_ANCHORS, (*LORA, *KL_AND_ANCHORS), (*LORA, "--lora_targets", "decoder", "--kl", "1")],
+    [(*FULL, *KL_AND_ANCHORS), (*LORA, *KL_AND_ANCHORS), (*LORA, "--lora_targets", "decoder", "--kl", "1")],
     ids=["full", "lora", "lora on the decoder"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(
@@ -209,3 +210,19 @@ def test_dropout_is_none_by_default_and_acts_where_asked(workshop: Workshop) -> 
     dropped = workshop.train("dropout", *LORA, *QUICK)
     assert same_weights(weights_of(plain, STEPS), weights_of(again, STEPS))
     assert not same_weights(weights_of(plain, STEPS), weights_of(dropped, STEPS))
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "kl"),
+    [
+        ((), "full", 0),
+        (("--replay", "x"), "lora", 1),
+        (("--replay", "x@0"), "full", 0),
+        (("--replay", "x@0.1", "--method", "full", "--kl", "0"), "full", 0),
+        (("--replay", "x", "--freeze_encoder"), "full", 1),
+    ],
+)
+def test_replay_brings_the_recipe_that_keeps_most(options: Sequence[str], method: str, kl: float) -> None:
+    """Adapters and KL where general speech is trained on, unless the user says otherwise."""
+    cfg = config.resolve(config.parse(options))
+    assert (cfg.method, cfg.kl) == (method, kl)

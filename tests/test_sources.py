@@ -83,7 +83,7 @@ def test_a_replay_word_may_have_a_share(word: str, spec: tuple[str, str, str | N
 def test_a_share_that_is_none_is_refused(share: str) -> None:
     [fault] = faults_of(lambda: parse_spec(f"calm=my/train.jsonl@{share}", "replay"))
     assert fault.startswith(f"--replay calm=my/train.jsonl@{share}: the share {share!r} is not a number from 0 up to")
-    assert "as in calm=my/train.jsonl@0.2;" in fault
+    assert f"as in calm=my/train.jsonl@{REPLAY_SHARE};" in fault
 
 
 @pytest.mark.parametrize("option", ["data", "eval_data", "retain"])

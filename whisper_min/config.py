@@ -23,8 +23,9 @@ SET_OPTIONS = ("data", "eval_data", "retain", "replay")
 LEARNING_RATES = {384: 1e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
 # LoRA's, nearly the same for every size and rank (Schulman et al., "LoRA Without Regret", 2025).
 LORA_LEARNING_RATE = 2e-4
-# Share of a step's clips that `--replay SET` takes where it names none.
-REPLAY_SHARE = 0.2
+# Where general speech is trained on beside the domain (--replay), the recipe that kept most in runs/retention.py:
+# adapters alone learn, a quarter of a step's clips is replay, and there the predictions stay near the original's.
+REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL = "lora", 0.25, 1.0
 
 
 class InputError(Exception):
@@ -51,8 +52,9 @@ class Config:
     retain: tuple[str, ...] = ()
     """Sets of everything else, to see what is forgotten. Without it: the clean clips shipped in the package (few)."""
     replay: tuple[str, ...] = ()
-    """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (0.2
-    without a share; 0 only lends its audio to --ewc). Sets without text are labelled by the original."""
+    """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (without
+    a share a quarter; 0 only lends its audio to --ewc). Sets without text are labelled by the original. With it
+    --method and --kl default to what keeps most: lora and 1."""
     data_dir: Path = Path("~/.cache/whisper-min")
     """Where downloaded sets and the preflight's results are kept."""
 
@@ -70,8 +72,8 @@ class Config:
     skip_bad: bool = False
     """Leave out entries with faults (listed and counted) instead of refusing to start."""
 
-    method: Literal["full", "lora"] = "full"
-    """Train all weights, or low-rank adapters beside frozen ones."""
+    method: Literal["full", "lora"] | None = None
+    """Train all weights, or low-rank adapters beside frozen ones. Without it: adapters with --replay, else all."""
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: float | None = None
@@ -82,8 +84,8 @@ class Config:
     """Which linear layers get adapters: all, the attention's, its query and value, the MLP's, or one side's."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
-    kl: float = 0.0
-    """Weight of the KL divergence from the original model's predictions."""
+    kl: float | None = None
+    """Weight of the KL divergence from the original model's predictions. Without it: 1 with --replay, else 0."""
     kl_temperature: float = 1.0
     """Softens both distributions; the term is multiplied by its square."""
     kl_on: Literal["replay", "domain", "both"] = "replay"
@@ -260,7 +262,7 @@ def base_fingerprint(run: Path | None) -> str:
 
 def needs_original(cfg: Config) -> bool:
     """Whether the untouched weights take part in the training, and not its checkpoint alone."""
-    terms = cfg.kl > 0 or cfg.ewc > 0 or cfg.l2sp > 0
+    terms = bool(cfg.kl) or cfg.ewc > 0 or cfg.l2sp > 0
     return cfg.method == "lora" or terms or bool(cfg.replay) or cfg.label_style == "original"
 
 
@@ -280,6 +282,11 @@ def resolve(cfg: Config) -> Config:
     # what is shipped is English, and too little to hold a budget on
     if not cfg.retain and cfg.language.lower() in ("en", "english") and cfg.max_forgetting is cfg.max_drift is None:
         changes["retain"] = ("clean=demo:general",)
+    replays = any(word.rpartition("@")[2] not in ("0", "0.0") for word in cfg.replay)
+    if cfg.method is None:
+        changes["method"] = REPLAY_METHOD if replays and not cfg.freeze_encoder else "full"
+    if cfg.kl is None:
+        changes["kl"] = REPLAY_KL if replays else 0.0
     if cfg.run is None:
         stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"
         changes["run"] = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -334,7 +341,7 @@ def check_retention(cfg: Config) -> list[str]:
     if cfg.method == "lora" and cfg.freeze_encoder and cfg.lora_targets != "decoder":
         faults.append("--freeze_encoder: with --method lora, say --lora_targets decoder instead")
     for name in ("kl", "ewc", "l2sp"):
-        if not 0 <= getattr(cfg, name) < math.inf:
+        if not 0 <= (getattr(cfg, name) or 0.0) < math.inf:
             faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more, and finite")
     if not 0 < cfg.kl_temperature < math.inf:
         faults.append(f"--kl_temperature {cfg.kl_temperature}: must be above 0, and finite")

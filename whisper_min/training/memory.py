@@ -70,8 +70,8 @@ def training_bytes(dims: ModelDimensions, cfg: Config, precision: str, context_s
     trained = adapter_parameters(dims, cfg) if cfg.method == "lora" else anchored
     cast = 0 if precision == "fp32" else 2
     fixed = (4 + cast) * (encoder + decoder) + 12 * trained
-    if cfg.method == "full":
-        fixed += (2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * (cfg.kl > 0)
+    if cfg.method != "lora":
+        fixed += (2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * bool(cfg.kl)
         fixed += 4 * anchored * ((cfg.ewc > 0) + (cfg.l2sp > 0))
     fixed += 4 * anchored * (cfg.ewc > 0)
     positions = context_samples // SAMPLES_PER_POSITION
@@ -108,9 +108,9 @@ def check_memory(
     smaller = next((size for size in (4, 2, 1) if size < cfg.batch_size and fits(dims, batch_size=size)), None)
     if smaller is not None:
         fixes.append(f"--batch_size {smaller} --accumulate {cfg.batch_size * cfg.accumulate // smaller}")
-    if cfg.method == "full" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
+    if cfg.method != "lora" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
         fixes.append("--freeze_encoder")
-    if cfg.method == "full" and fits(dims, method="lora", freeze_encoder=False):
+    if cfg.method != "lora" and fits(dims, method="lora", freeze_encoder=False):
         fixes.append("--method lora")
     official = {size: official_dimensions(size) for size in ("large-v3", "turbo", "medium", "small", "base", "tiny")}
     fitting = [size for size, its in official.items() if its is not None and its != dims and fits(its)]
