@@ -113,7 +113,7 @@ def test_resume_takes_the_other_options_from_the_run(tmp_path: Path) -> None:
     resumed = replace(saved, resume=folder, run="mine", runs_dir=tmp_path / "runs", check=False)
     assert saved.check and config.parse(["--resume", str(folder)]) == resumed
     assert config.parse([f"--resume={folder}", "--max-steps", "9"]) == replace(resumed, max_steps=9)
-    assert config.check(replace(resumed, device="cpu", lr=1e-5, language="en", task="transcribe")) == []
+    assert config.check(replace(resumed, device="cpu", lr=1e-5, language="en", task="transcribe", confidence=0.9)) == []
 
 
 @pytest.mark.parametrize(
@@ -245,5 +245,5 @@ def test_resolve_fills_in_what_was_left_open(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_resolve_leaves_what_was_said() -> None:
-    said = Config(data=("a",), retain=("b",), run="mine", data_dir=Path("/data"))
+    said = Config(data=("a",), retain=("b",), run="mine", data_dir=Path("/data"), method="lora", kl=0.5)
     assert config.resolve(said) == said
