@@ -14,7 +14,7 @@ from pathlib import Path
 # the checkout is drawn from, whatever is installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from whisper_min import runs  # noqa: E402
+from whisper_min import runs
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 300, 52, 46, 44
 # dark enough on white and light enough on black; told apart by people who see no red or green
