@@ -1,0 +1,335 @@
+"""The list of runs: what each is doing, how far it is and what it gained and lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.events import Click
+from textual.message import Message
+from textual.widgets import Input, Static
+
+from whisper_min.ui import words
+from whisper_min.ui.filters import HELP, Filter
+from whisper_min.ui.lines import LineView
+from whisper_min.ui.model import RunView
+from whisper_min.ui.screens.card import RunCard
+from whisper_min.ui.themes import run_colour
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the list; `sort` gives what it is sorted by, smallest first."""
+
+    title: str
+    width: int
+    text: Callable[[RunView], str]
+    sort: Callable[[RunView], object]
+    right: bool = True
+
+
+def _or_last(value: float | None) -> float:
+    """Unknown numbers come last."""
+    return math.inf if value is None or math.isnan(value) else value
+
+
+NAME = Column("name", 0, lambda run: words.printable(run.name), lambda run: run.name.lower(), right=False)
+STATE = Column("state", 12, lambda run: run.state, lambda run: (not run.alive, run.state), right=False)
+COLUMNS = {
+    "state": STATE,
+    "name": NAME,
+    "step": Column("step", 11, lambda run: words.steps(run.step, run.max_steps), lambda run: -(run.step or 0)),
+    "left": Column("left", 9, lambda run: words.duration(run.eta), lambda run: _or_last(run.eta)),
+    "domain": Column(
+        "domain %", 11, lambda run: words.change(*run.domain_wer), lambda run: _or_last(run.domain_wer[1])
+    ),
+    "general": Column(
+        "general %", 11, lambda run: words.change(*run.general_wer), lambda run: _or_last(run.general_wer[1])
+    ),
+    "heard": Column("heard", 6, lambda run: words.age(run.heartbeat_age), lambda run: _or_last(run.heartbeat_age)),
+}
+GAP = 1
+# Marks, pin and colour stand before the first column.
+HEAD = 4
+
+
+def fitting(width: int) -> list[str]:
+    """The columns that a width has room for; names never get fewer than 10 cells."""
+    names = list(COLUMNS)
+    for leave in ("heard", "left", "step", "general", "state"):
+        if HEAD + 10 + sum(COLUMNS[name].width + GAP for name in names) <= width:
+            break
+        names.remove(leave)
+    return names
+
+
+class RunList(LineView):
+    """The lines of the list."""
+
+    def __init__(self) -> None:
+        super().__init__(id="run-list")
+        self.runs: list[RunView] = []
+        self.marked: Sequence[str] = ()
+        self.pinned: Sequence[str] = ()
+
+    def line(self, index: int, width: int) -> Text:
+        """One run."""
+        run = self.runs[index]
+        colour = run_colour(run.number, self.app.theme, self.app.current_theme.dark)
+        marked = run.name in self.marked
+        text = Text(" ★" if run.name in self.pinned else "  ", style=self.colour("warning"))
+        text.append("● " if marked else "○ ", colour if marked else self.colour("secondary"))
+        columns = fitting(width)
+        for name in columns:
+            column = COLUMNS[name]
+            room = column.width or name_width(width, columns)
+            cell = fit(column.text(run), room, right=column.right)
+            if name == "state":
+                glyph, tone = words.STATES.get(run.state, ("?", "secondary"))
+                text.append(fit(f"{glyph} {words.printable(run.state)}", room), self.colour(tone))
+            else:
+                text.append(cell, self.tone(name, run, colour if marked else ""))
+            text.append(" " * GAP)
+        return text
+
+    def tone(self, name: str, run: RunView, colour: str) -> str:
+        """The colour of a cell: better is good, worse is bad."""
+        if name == "name":
+            return colour
+        if name in ("domain", "general"):
+            first, now = run.domain_wer if name == "domain" else run.general_wer
+            if first > now + 5e-4:
+                return self.colour("success")
+            return self.colour("error" if now > first + 5e-4 else "")
+        return self.colour("secondary") if name == "heard" else ""
+
+
+class Titles(Static):
+    """The line of column titles; a click sorts."""
+
+    class Sort(Message):
+        """Sort by this column."""
+
+        def __init__(self, column: str) -> None:
+            self.column = column
+            super().__init__()
+
+    def draw(self, width: int, sort: str, descending: bool) -> None:
+        """Write the titles above their columns."""
+        text = Text(" " * HEAD, no_wrap=True)
+        columns = fitting(width)
+        for name in columns:
+            column = COLUMNS[name]
+            arrow = ("▾" if descending else "▴") if name == sort else ""
+            title = f"{column.title}{arrow}"
+            text.append(fit(title, column.width or name_width(width, columns), right=column.right), "bold")
+            text.append(" " * GAP)
+        self.update(text)
+
+    def on_click(self, event: Click) -> None:
+        """Which title lies there."""
+        at, columns = HEAD, fitting(self.size.width)
+        for name in columns:
+            at += (COLUMNS[name].width or name_width(self.size.width, columns)) + GAP
+            if event.x < at:
+                self.post_message(self.Sort(name))
+                return
+
+
+def name_width(width: int, columns: Sequence[str]) -> int:
+    """What the other columns leave to the names."""
+    return max(1, width - HEAD - sum(COLUMNS[name].width + GAP for name in columns))
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """Exactly `width` cells; what is cut ends in `…`."""
+    made = Text(text, no_wrap=True, overflow="ellipsis")
+    made.truncate(width, overflow="ellipsis")
+    space = " " * max(0, width - made.cell_len)
+    return space + made.plain if right else made.plain + space
+
+
+class RunsPane(Vertical):
+    """The list, its filter, and below it a card of the selected run where there is room."""
+
+    DEFAULT_CSS = """
+    RunsPane { height: 1fr; }
+    RunsPane #titles { height: 1; color: $secondary; }
+    RunsPane #filter { display: none; border: none; height: 1; padding: 0 1; background: $panel; }
+    RunsPane #filter.shown { display: block; }
+    RunsPane #nothing { display: none; padding: 1 2; color: $secondary; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("space", "mark", "Mark", key_display="space"),
+        Binding("enter", "open", "Curves", key_display="⏎"),
+        Binding("p", "pin", "Pin"),
+        Binding("u", "unmark", "Unmark all", show=False),
+        Binding("o", "sort(1)", "Sort"),
+        Binding("O", "reverse", "Reverse order", show=False),
+        Binding("escape", "clear", "Clear the filter", show=False),
+    ]
+
+    class Changed(Message):
+        """Marks, pins, order, filter or selection changed."""
+
+    class Open(Message):
+        """Look at the selected run's curves."""
+
+    def __init__(self) -> None:
+        super().__init__(id="runs-pane")
+        self.marked: list[str] = []
+        self.pinned: list[str] = []
+        self.selected: str | None = None
+        self.sort, self.descending = "state", False
+        self.filter = Filter()
+        self.listed: list[RunView] = []
+
+    def compose(self) -> ComposeResult:
+        """Filter, titles, list, card."""
+        yield Input(placeholder=HELP, id="filter", compact=True)
+        yield Titles(id="titles")
+        yield RunList()
+        yield Static(id="nothing")
+        yield RunCard()
+
+    @property
+    def view(self) -> RunList:
+        """The list."""
+        return self.query_one(RunList)
+
+    # ---- What is shown.
+
+    def list_runs(self, runs: Sequence[RunView]) -> None:
+        """Choose and order what is listed; the selection stays on its run, wherever that moved."""
+        order = COLUMNS[self.sort].sort
+        kept = [run for run in runs if self.filter.accepts(run)]
+        kept.sort(key=lambda run: run.name.lower())
+        kept.sort(key=order, reverse=self.descending)  # type: ignore[arg-type]
+        kept.sort(key=lambda run: run.name not in self.pinned)
+        names = [run.name for run in kept]
+        if self.selected not in names:
+            before = [run.name for run in self.listed]
+            near = before.index(self.selected) if self.selected in before else 0
+            self.selected = names[min(near, len(names) - 1)] if names else None
+        self.listed = kept
+
+    def show(self, runs: Sequence[RunView], selected: RunView | None) -> None:
+        """Draw the list as `list_runs` left it."""
+        view = self.view
+        names = [run.name for run in self.listed]
+        view.runs, view.marked, view.pinned = self.listed, self.marked, self.pinned
+        at = names.index(self.selected) if self.selected in names else 0
+        view.set_count(len(names))
+        if at != view.cursor:
+            view.move_to(at, tell=False)
+        width = view.scrollable_content_region.width or self.size.width
+        self.query_one(Titles).draw(width, self.sort, self.descending)
+        nothing = self.query_one("#nothing", Static)
+        nothing.display = not names
+        view.display = bool(names)
+        if not names:
+            nothing.update(f"No run fits {self.filter.text!r}; Esc lists all." if self.filter.text else "No runs yet.")
+        card = self.query_one(RunCard)
+        # the card takes what the list leaves, if that is enough to be read
+        room = self.size.height - min(len(names), max(12, self.size.height // 2)) - 2
+        card.display = selected is not None and room >= RunCard.LEAST
+        if card.display:
+            card.styles.max_height = room
+            card.show(runs, selected)
+
+    # ---- Keys.
+
+    @on(LineView.Moved)
+    def _moved(self, event: LineView.Moved) -> None:
+        if event.index < len(self.listed):
+            self.selected = self.listed[event.index].name
+            self.post_message(self.Changed())
+
+    @on(LineView.Chosen)
+    def _chosen(self) -> None:
+        self.action_open()
+
+    @on(Titles.Sort)
+    def _sort_by(self, event: Titles.Sort) -> None:
+        self.descending = not self.descending if event.column == self.sort else False
+        self.sort = event.column
+        self.post_message(self.Changed())
+
+    @on(Input.Changed, "#filter")
+    def _filter_typed(self, event: Input.Changed) -> None:
+        self.filter = Filter(event.value)
+        self.post_message(self.Changed())
+
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self) -> None:
+        self.query_one("#filter").set_class(bool(self.filter.text), "shown")
+        self.view.focus()
+
+    def start_with(self, text: str) -> None:
+        """List what fits a filter from the start."""
+        field = self.query_one("#filter", Input)
+        field.value = text
+        field.set_class(bool(text), "shown")
+        self.filter = Filter(text)
+
+    def action_filter(self) -> None:
+        """Type a filter."""
+        field = self.query_one("#filter", Input)
+        field.add_class("shown")
+        field.focus()
+
+    def action_clear(self) -> None:
+        """List all runs again."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.remove_class("shown")
+        self.view.focus()
+
+    def action_mark(self) -> None:
+        """Mark or unmark the selected run for comparison."""
+        toggle(self.marked, self.selected)
+        self.view.action_move(1)
+        self.post_message(self.Changed())
+
+    def action_unmark(self) -> None:
+        """Unmark all."""
+        self.marked.clear()
+        self.post_message(self.Changed())
+
+    def action_pin(self) -> None:
+        """Keep the selected run at the top, or let it go."""
+        toggle(self.pinned, self.selected)
+        self.post_message(self.Changed())
+
+    def action_sort(self, by: int) -> None:
+        """Sort by the next column."""
+        names = list(COLUMNS)
+        self.sort, self.descending = names[(names.index(self.sort) + by) % len(names)], False
+        self.post_message(self.Changed())
+
+    def action_reverse(self) -> None:
+        """Turn the order round."""
+        self.descending = not self.descending
+        self.post_message(self.Changed())
+
+    def action_open(self) -> None:
+        """Look at the selected run's curves."""
+        self.post_message(self.Open())
+
+
+def toggle(names: list[str], name: str | None) -> None:
+    """Take a name in, or out where it is in."""
+    if name is None:
+        return
+    if name in names:
+        names.remove(name)
+    else:
+        names.append(name)

@@ -1,0 +1,105 @@
+"""Numbers and states as people read them; the same in the list, in plain text and in alerts."""
+
+from __future__ import annotations
+
+import math
+
+# State -> (glyph, theme colour): told apart without colour, too.
+STATES = {
+    "starting": ("○", "primary"),
+    "training": ("▶", "success"),
+    "evaluating": ("◆", "success"),
+    "saving": ("◇", "success"),
+    "paused": ("‖", "warning"),
+    "finished": ("✓", "secondary"),
+    "stopped": ("■", "secondary"),
+    "failed": ("✗", "error"),
+    "crashed": ("✗", "error"),
+    "stalled": ("…", "warning"),
+    "unknown": ("?", "secondary"),
+}
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3:20 min`, `2:05 h`, `3.1 d`; `–` where nobody knows."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    return f"{seconds / 86400:.1f} d"
+
+
+def age(seconds: float | None) -> str:
+    """How long ago, in one unit."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def percent(fraction: float) -> str:
+    """`23.5`, without the sign, as columns say it once; `–` where there is none."""
+    return f"{100 * fraction:.1f}" if math.isfinite(fraction) else "–"
+
+
+def change(first: float, now: float) -> str:
+    """`57.2→23.5`; one number where nothing changed yet."""
+    if not math.isfinite(first) or not math.isfinite(now):
+        return percent(now if math.isfinite(now) else first)
+    return f"{percent(first)}→{percent(now)}"
+
+
+def number(value: float) -> str:
+    """A metric's value in at most eight characters or so."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.0f}" if size >= 1e4 or value == int(value) else f"{value:.4g}"
+
+
+def size(count: float) -> str:
+    """Bytes."""
+    if not math.isfinite(count):
+        return "–"
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def steps(step: int | None, end: int | None) -> str:
+    """`113/190`."""
+    return f"{'–' if step is None else step}/{'–' if end is None else end}"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """Eight heights of blocks; `·` where nothing finite was."""
+    if not values or width < 1:
+        return ""
+    count = min(width, len(values))
+    cells = [values[index * len(values) // count : (index + 1) * len(values) // count] for index in range(count)]
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    text = ""
+    for cell in cells:
+        known = [value for value in cell if math.isfinite(value)]
+        if not known:
+            text += "·"
+        else:
+            text += "▁▂▃▄▅▆▇█"[round(7 * (sum(known) / len(known) - low) / (high - low)) if high > low else 3]
+    return text
+
+
+def printable(text: str) -> str:
+    """Text from a file without what would move the cursor or colour the terminal."""
+    return "".join(char if char.isprintable() else " " if char in "\t\r\n" else "�" for char in text)
