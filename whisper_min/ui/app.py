@@ -22,6 +22,7 @@ from textual.widgets import Footer, Static, TabbedContent, TabPane
 from whisper_min.ui import state, words
 from whisper_min.ui.alerts import Watch
 from whisper_min.ui.model import RunView, Workspace
+from whisper_min.ui.screens.alerts import AlertsPane
 from whisper_min.ui.screens.help import HelpScreen
 from whisper_min.ui.screens.runs import COLUMNS, RunsPane
 from whisper_min.ui.screens.steering import Sent, SteerScreen
@@ -197,6 +198,8 @@ class WhisperApp(App[None]):
         self._acknowledge()
         self._draw_top(runs)
         widget = self._pane(self._tab)
+        if isinstance(widget, AlertsPane):
+            widget.alerts, widget.bell_on = self.guard.alerts, self.bell_on
         if widget is not None and not self.has_class("too-small"):
             widget.show(self.shown(), self.selected)  # type: ignore[attr-defined]
 
@@ -298,6 +301,16 @@ class WhisperApp(App[None]):
     @on(RunsPane.Open)
     def _open(self) -> None:
         self.tabs.active = "curves"
+
+    @on(AlertsPane.Go)
+    def _go(self, event: AlertsPane.Go) -> None:
+        self.runs_pane.selected, self.following = event.run, False
+        self.tabs.active = "runs"
+
+    @on(AlertsPane.Bell)
+    def _ring(self) -> None:
+        self.bell_on = not self.bell_on
+        self.draw()
 
     def on_resize(self, event: events.Resize) -> None:
         """A terminal may become too small, and large again."""

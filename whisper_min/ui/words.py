@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 # State -> (glyph, theme colour): told apart without colour, too.
 STATES = {
     "starting": ("○", "primary"),
@@ -82,22 +85,20 @@ def steps(step: int | None, end: int | None) -> str:
     return f"{'–' if step is None else step}/{'–' if end is None else end}"
 
 
-def sparkline(values: list[float], width: int) -> str:
-    """Eight heights of blocks; `·` where nothing finite was."""
-    if not values or width < 1:
-        return ""
+def sparkline(values: NDArray[np.float32], width: int) -> str:
+    """Eight heights of blocks, each the mean of its values; `·` where nothing finite was."""
     count = min(width, len(values))
-    cells = [values[index * len(values) // count : (index + 1) * len(values) // count] for index in range(count)]
-    finite = [value for value in values if math.isfinite(value)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    text = ""
-    for cell in cells:
-        known = [value for value in cell if math.isfinite(value)]
-        if not known:
-            text += "·"
-        else:
-            text += "▁▂▃▄▅▆▇█"[round(7 * (sum(known) / len(known) - low) / (high - low)) if high > low else 3]
-    return text
+    if count < 1:
+        return ""
+    edges = np.arange(count) * len(values) // count
+    finite = np.isfinite(values)
+    known = np.add.reduceat(finite, edges, dtype=np.int64)
+    sums = np.add.reduceat(np.where(finite, values, 0), edges, dtype=np.float64)
+    means = sums[known > 0] / known[known > 0]
+    low, high = (means.min(), means.max()) if len(means) else (0.0, 0.0)
+    heights = np.full(count, -1)
+    heights[known > 0] = np.rint(7 * (means - low) / (high - low)) if high > low else 3
+    return "".join("·" if height < 0 else "▁▂▃▄▅▆▇█"[height] for height in heights)
 
 
 def printable(text: str) -> str:

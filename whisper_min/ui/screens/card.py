@@ -54,20 +54,20 @@ class RunCard(Static):
                 line.append(f"{100 * (now / first - 1):+7.1f} %  ", colours["success" if better else "error"])
             else:
                 line.append(" " * 11)
-            line.append(words.sparkline(list(map(float, run.metrics[key].values)), room), colours["primary"]) if (
-                key in run.metrics
-            ) else None
+            series = run.metrics.get(key)
+            if series is not None:
+                line.append(words.sparkline(series.values, room), colours["primary"])
             line.append(f"  {words.printable(name)}")
             grid.add_row(kind, line)
         for key in ("train/loss", "train/kl", "train/ewc"):
             series = run.metrics.get(key)
             if series is not None and len(series):
                 line = Text(f"{words.number(run.newest(key)):>13}  ")
-                line.append(words.sparkline(series.values.tolist(), room + 11), colours["primary"])
+                line.append(words.sparkline(series.values, room + 11), colours["primary"])
                 grid.add_row(key.removeprefix("train/"), line)
         pace, speed = run.seconds_per_step, run.newest("perf/audio_hours_per_hour")
         if pace is not None:
-            text = f"{words.duration(pace) if pace >= 1 else f'{1000 * pace:.0f} ms'} a step"
+            text = f"{words.number(pace)} s a step" if pace >= 0.1 else f"{1000 * pace:.1f} ms a step"
             grid.add_row("pace", text + (f", {words.number(speed)} h of audio an hour" if speed == speed else ""))
         return grid
 

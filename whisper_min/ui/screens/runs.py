@@ -84,7 +84,7 @@ class RunList(LineView):
         run = self.runs[index]
         colour = run_colour(run.number, self.app.theme, self.app.current_theme.dark)
         marked = run.name in self.marked
-        text = Text(" ★" if run.name in self.pinned else "  ", style=self.colour("warning"))
+        text = Text().append(" ★" if run.name in self.pinned else "  ", self.colour("warning"))
         text.append("● " if marked else "○ ", colour if marked else self.colour("secondary"))
         columns = fitting(width)
         for name in columns:
