@@ -24,7 +24,7 @@ MOST_WORDS = 3000
 # Of words added in a row, as loops add them by the hundred, so many are shown at the beginning and at the end.
 SHOWN_BEFORE, SHOWN_AFTER = 16, 4
 
-STYLES: Mapping[str, Style | str] = {
+STYLES: Mapping[str, Style] = {
     "equal": Style(),
     "wrong": Style(bold=True),  # a word of the reference that the model did not write
     "substituted": Style(color="yellow", bold=True),
@@ -175,7 +175,10 @@ def compare(
 
 
 def render(
-    columns: Sequence[tuple[Cell, ...]], labels: Sequence[str], width: int, styles: Mapping[str, Style | str] = STYLES
+    columns: Sequence[tuple[Cell, ...]],
+    labels: Sequence[str],
+    width: int,
+    styles: Mapping[str, Style | str] | Mapping[str, Style] = STYLES,
 ) -> list[Text]:
     """Lines of at most `width` cells: blocks of rows, one word below the other, a blank line between blocks."""
     gutter = max(map(cell_len, labels), default=0) + 2

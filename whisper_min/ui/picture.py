@@ -52,7 +52,7 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     # every line begins with its filter: 0, none
     lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, width * 3)], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
@@ -101,7 +101,8 @@ def svg(clip: Clip, colours: str, title: str, lines: Sequence[Text] = ()) -> str
     parts += _legend(colours, LEFT + width + 14, picture_top)
     for number, line in enumerate(lines):
         parts.append(
-            f'<text x="{LEFT}" y="{bottom + 56 + 16 * number}" xml:space="preserve" font-size="12">{_tspans(line)}</text>'
+            f'<text x="{LEFT}" y="{bottom + 56 + 16 * number}" xml:space="preserve" font-size="12">'
+            f"{_tspans(line)}</text>"
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
 

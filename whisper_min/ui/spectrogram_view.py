@@ -38,9 +38,9 @@ def draw(clip: Clip, width: int, height: int, colours: str, ascii_only: bool = F
     else:
         picture, bar = _half_blocks(values, down, across, colours), _half_blocks(_ramp(2 * down), down, 2, colours)
     rows: list[list[Segment]] = []
-    for number, line in enumerate(_outline(clip, wave, across, ascii_only)):
+    for number, waves in enumerate(_outline(clip, wave, across, ascii_only)):
         said = "Hz".rjust(LEFT - 1) if number == wave - 1 else ""
-        rows.append([Segment(said.ljust(LEFT), DIM), Segment(line), Segment(" " * legend)])
+        rows.append([Segment(said.ljust(LEFT), DIM), Segment(waves), Segment(" " * legend)])
     labels = _frequency_labels(down, ascii_only)
     beside = {0: "0 dB", down // 2: f"{-DECIBELS / 2:.0f}", down - 1: f"{-DECIBELS:.0f}"}
     for number, (line, shade) in enumerate(zip(picture, bar, strict=True)):
@@ -133,8 +133,8 @@ class SpectrogramView(Widget):
 
     DEFAULT_CSS = "SpectrogramView { height: 1fr; min-height: 3; }"
 
-    def __init__(self, ascii_only: bool = False, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self, ascii_only: bool = False, name: str | None = None) -> None:
+        super().__init__(name=name)
         self.ascii_only = ascii_only
         self.colours = colourmaps.NAMES[0]
         self.clip: Clip | None = None

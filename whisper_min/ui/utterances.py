@@ -117,6 +117,10 @@ class View:
         """The next way to sort."""
         return replace(self, order=ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)])
 
+    def toggle(self, name: str) -> View:
+        """One of the filters `wrong`, `worse`, `loops` on, or off where it is on."""
+        return View(**{**vars(self), name: not getattr(self, name)})
+
     def next_set(self, sets: Sequence[str]) -> View:
         """The next set alone; after the last one, all of them."""
         names = [None, *sets]
