@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Kind = Literal["number", "percent", "signed", "time"]
-"""How values are written: `signed` is a percentage with its sign, `time` counts seconds."""
+Floats = NDArray[np.floating[Any]]
+Kind = Literal["number", "count", "percent", "signed", "time"]
+"""How values are written: `count` is whole, `signed` a percentage with its sign, `time` counts seconds."""
 
 # Seconds between ticks that a person reads without reckoning.
 _SPANS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
@@ -65,7 +65,8 @@ class Scale:
         if self.log and math.log10(self.high / self.low) >= 1:
             return _log_ticks(self.low, self.high, most)
         steps = _SPANS if kind == "time" else ()
-        return _linear_ticks(self.low, self.high, most, steps)
+        ticks = _linear_ticks(self.low, self.high, most, steps)
+        return [tick for tick in ticks if tick == round(tick)] if kind == "count" else ticks
 
 
 def nice_step(span: float, most: int) -> float:
@@ -114,9 +115,10 @@ def format_value(value: float, kind: Kind = "number", step: float = 0.0) -> str:
         return format_time(value, step)
     if kind in ("percent", "signed"):
         decimals = _decimals(100 * step) if step else 1
-        return f"{100 * value:{'+' if kind == 'signed' else ''}.{decimals}f}%"
+        sign = "+" if kind == "signed" and round(100 * value, decimals) else ""
+        return f"{100 * value:{sign}.{decimals}f}%".replace("-0%", "0%" if not round(100 * value, decimals) else "-0%")
     size = max(abs(value), step)
-    if size == 0:
+    if value == 0:
         return "0"
     if size >= 1e15 or size < 1e-3:
         return _short_exponent(f"{value:.{1 if step else 2}e}")

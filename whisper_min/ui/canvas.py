@@ -7,6 +7,8 @@ grid of charts is drawn anew at every tick.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.cells import cell_len
@@ -14,7 +16,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 DOTS_X, DOTS_Y = 2, 4
 BRAILLE = 0x2800
@@ -70,17 +72,37 @@ class Canvas:
         """Single dots. With `over`, a cell shows only what was drawn last: mixed in one colour, two lines lie."""
         self._ink(np.rint(x), np.rint(y), style, over)
 
-    def lines(self, x: Floats, y: Floats, style: Style, *, over: bool = True, dash: int = 0) -> None:
-        """A line through all points, broken where one is not finite; `dash` dots are drawn, as many left out."""
-        path_x, path_y = trace(x, y, *self.size_in_dots)
+    def lines(
+        self,
+        x: Floats,
+        y: Floats,
+        style: Style,
+        *,
+        over: bool = True,
+        dash: int = 0,
+        window: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        """A line through all points, broken where one is not finite; `dash` dots are drawn, as many left out.
+
+        Nothing is drawn outside of the window: its left column, top row, columns and rows.
+        """
+        left, top, columns, rows = window or (0, 0, self.width, self.height)
+        left, top = left * DOTS_X, top * DOTS_Y
+        path_x, path_y = trace(x - left, y - top, columns * DOTS_X, rows * DOTS_Y)
         if dash:
             kept = (path_x + path_y) // dash % 2 == 0
             path_x, path_y = path_x[kept], path_y[kept]
-        self._ink(path_x, path_y, style, over)
+        self._ink(path_x + left, path_y + top, style, over)
 
     def text(self, column: int, row: int, text: str, style: Style) -> None:
         """Characters above all dots; what lies outside is left out, what does not print becomes `?`."""
         if not 0 <= row < self.height:
+            return
+        if text.isprintable() and cell_len(text) == len(text) and column >= 0:
+            text = text[: max(self.width - column, 0)]  # all at once: most texts are such
+            cells_of_text = row, slice(column, column + len(text))
+            self._glyphs[cells_of_text] = np.frombuffer(text.encode("utf-32-le"), "<u4")
+            self._inks[cells_of_text] = self._index(style)
             return
         for char in text:
             cells = cell_len(char) if char.isprintable() else 1
@@ -92,11 +114,19 @@ class Canvas:
 
     def marks(self, x: Floats, y: Floats, glyph: str, style: Style) -> None:
         """One character in the cell of each dot."""
-        column, row = np.rint(x) // DOTS_X, np.rint(y) // DOTS_Y
+        with np.errstate(invalid="ignore"):
+            column, row = np.rint(x) // DOTS_X, np.rint(y) // DOTS_Y
         inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
         cells = row[inside].astype(np.intp), column[inside].astype(np.intp)
         self._glyphs[cells] = ord(glyph)
         self._inks[cells] = self._index(style)
+
+    def fill(self, column: int, row: int, columns: int, rows: int, glyph: str, style: Style) -> None:
+        """One character in all cells of a rectangle in which nothing is drawn yet."""
+        cells = slice(max(row, 0), max(row + rows, 0)), slice(max(column, 0), max(column + columns, 0))
+        free = (self._dots[cells] == 0) & (self._glyphs[cells] == 0)
+        self._glyphs[cells][free] = ord(glyph)
+        self._inks[cells][free] = self._index(style)
 
     def is_free(self, column: int, row: int, length: int) -> bool:
         """Whether nothing is drawn in these cells of a row, all of them on the canvas."""
