@@ -14,13 +14,13 @@ from textual import events, on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static, TabbedContent, TabPane
+from textual.widgets import Static, TabbedContent, TabPane
 
 from whisper_min.ui import state, words
 from whisper_min.ui.alerts import Watch
+from whisper_min.ui.keys import KeyLine
 from whisper_min.ui.model import RunView, Workspace
 from whisper_min.ui.screens.alerts import AlertsPane
 from whisper_min.ui.screens.help import HelpScreen
@@ -49,13 +49,15 @@ TABS = {
 }
 
 
-def make_pane(tab: str) -> Widget:
+def make_pane(tab: str, ascii_only: bool = False) -> Widget:
     """The widget of a tab; what is wrong, in words, where it cannot be had."""
     title, module, name = TABS[tab]
     try:
         pane: Widget = getattr(importlib.import_module(f"whisper_min.ui.{module}"), name)()
     except (ImportError, AttributeError) as error:
         return Static(f"{title} cannot be shown: {error}", classes="missing", markup=False)
+    if hasattr(pane, "ascii_only"):
+        pane.ascii_only = ascii_only
     return pane
 
 
@@ -72,7 +74,7 @@ class WhisperApp(App[None]):
     TabPane { padding: 0; }
     .missing { padding: 1 2; color: $secondary; }
     #small { display: none; height: 1fr; content-align: center middle; text-align: center; }
-    .too-small #body, .too-small #top, .too-small Footer { display: none; }
+    .too-small #body, .too-small #top, .too-small KeyLine { display: none; }
     .too-small #small { display: block; }
     #body { height: 1fr; }
     """
@@ -81,9 +83,9 @@ class WhisperApp(App[None]):
             Binding(str(number), f"tab('{tab}')", title, show=False)
             for number, (tab, (title, _, _)) in enumerate(TABS.items(), 1)
         ],
-        Binding("left_square_bracket", "neighbour(-1)", "Previous run", show=False, key_display="["),
-        Binding("right_square_bracket", "neighbour(1)", "Next run", show=False, key_display="]"),
-        Binding("S", "steer", "Steer", key_display="S"),
+        Binding("left_curly_bracket", "neighbour(-1)", "Previous run", show=False, key_display="{"),
+        Binding("right_curly_bracket", "neighbour(1)", "Next run", show=False, key_display="}"),
+        Binding("exclamation_mark", "steer", "Steer", key_display="!"),
         Binding("F", "follow", "Follow the newest run", show=False),
         Binding("E", "export", "Export CSV", show=False),
         Binding("T", "theme", "Theme", show=False),
@@ -107,6 +109,8 @@ class WhisperApp(App[None]):
         self.workspace = Workspace(folder)
         self.guard = Watch(folder)
         self.sent: dict[str, Sent] = {}
+        self.top, self.small = Static(id="top"), Static(id="small")
+        self.tabs, self.runs_pane = TabbedContent(initial="runs", id="tabs"), RunsPane()
         self._filter_text, self._remember = filter_text, remember
         self._known = state.load(remember, folder) if remember else {"app": {}, "folder": {}}
         self._drawn = 0.0
@@ -118,14 +122,14 @@ class WhisperApp(App[None]):
 
     def compose(self) -> ComposeResult:
         """A line on top, the tabs, the keys."""
-        yield Static(id="top")
-        with Container(id="body"), TabbedContent(initial="runs", id="tabs"):
+        yield self.top
+        with Container(id="body"), self.tabs:
             for tab, (title, _, _) in TABS.items():
                 with TabPane(title, id=tab):
                     if tab == "runs":
-                        yield RunsPane()
-        yield Static(id="small")
-        yield Footer(show_command_palette=False)
+                        yield self.runs_pane
+        yield self.small
+        yield KeyLine()
 
     def on_mount(self) -> None:
         """Remember, read a first slice, and start the clock."""
@@ -172,7 +176,7 @@ class WhisperApp(App[None]):
 
     def _tick(self) -> None:
         """Read for a little while, draw what changed, and come back soon while there is more to read."""
-        watched = [run.name for run in self.shown()]
+        watched = [run.name for run in {*self.shown(), self.selected} if run is not None]
         first = any(self.workspace.runs[name].loading for name in watched) or not self._drawn
         self.workspace.tick(FIRST_READ_SECONDS if first else READ_SECONDS, watched)
         now = time.monotonic()
@@ -183,6 +187,8 @@ class WhisperApp(App[None]):
 
     def draw(self) -> None:
         """Show what is known now; only the tab that is seen draws."""
+        if not self.is_running or not self.runs_pane.is_attached:
+            return
         runs = list(self.workspace.runs.values())
         pane = self.runs_pane
         if self.following and runs:
@@ -220,7 +226,7 @@ class WhisperApp(App[None]):
                 left.append(words.printable(run.name), "bold" if run is selected else "")
         right = Text(f"⚠ {len(alerts)} " if alerts else "", colours["error" if _severe(alerts) else "warning"])
         left.truncate(max(0, self.size.width - right.cell_len), overflow="ellipsis", pad=True)
-        self.query_one("#top", Static).update(left + right)
+        self.top.update(left + right)
         title = f"Alerts {len(alerts)}" if alerts else "Alerts"
         tab = self.tabs.get_tab("alerts")
         if tab.label_text != title:
@@ -237,16 +243,6 @@ class WhisperApp(App[None]):
                     del self.sent[name]
 
     # ---- Which runs.
-
-    @property
-    def runs_pane(self) -> RunsPane:
-        """The list; it holds marks, pins and selection."""
-        return self.query_one(RunsPane)
-
-    @property
-    def tabs(self) -> TabbedContent:
-        """The tabs."""
-        return self.query_one("#tabs", TabbedContent)
 
     @property
     def selected(self) -> RunView | None:
@@ -268,10 +264,7 @@ class WhisperApp(App[None]):
 
     def _pane(self, tab: str) -> Widget | None:
         """The widget of a tab, if it was opened and can show runs."""
-        try:
-            children = self.query_one(f"#{tab}", TabPane).children
-        except NoMatches:
-            return None
+        children = self.tabs.get_pane(tab).children
         return children[0] if children and hasattr(children[0], "show") else None
 
     # ---- What happens.
@@ -281,7 +274,7 @@ class WhisperApp(App[None]):
         tab = event.pane.id or "runs"
         self._tab = tab
         if not event.pane.children:
-            pane = make_pane(tab)
+            pane = make_pane(tab, self.ascii_only)
             await event.pane.mount(pane)
             known = self._known["app"].get(f"view {tab}")
             if known is not None and hasattr(pane, "restore_view"):
@@ -322,7 +315,7 @@ class WhisperApp(App[None]):
         width, height = self.size
         self.set_class(width < LEAST_WIDTH or height < LEAST_HEIGHT, "too-small")
         text = f"{width}×{height} is too small; {LEAST_WIDTH}×{LEAST_HEIGHT} is enough"
-        self.query_one("#small", Static).update(text)
+        self.small.update(text)
 
     # ---- Keys.
 

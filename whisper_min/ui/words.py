@@ -86,7 +86,7 @@ def steps(step: int | None, end: int | None) -> str:
 
 
 def sparkline(values: NDArray[np.float32], width: int) -> str:
-    """Eight heights of blocks, each the mean of its values; `·` where nothing finite was."""
+    """Seven heights of blocks (a full one would touch the line above), each a mean; `·` where nothing finite was."""
     count = min(width, len(values))
     if count < 1:
         return ""
@@ -97,8 +97,8 @@ def sparkline(values: NDArray[np.float32], width: int) -> str:
     means = sums[known > 0] / known[known > 0]
     low, high = (means.min(), means.max()) if len(means) else (0.0, 0.0)
     heights = np.full(count, -1)
-    heights[known > 0] = np.rint(7 * (means - low) / (high - low)) if high > low else 3
-    return "".join("·" if height < 0 else "▁▂▃▄▅▆▇█"[height] for height in heights)
+    heights[known > 0] = np.rint(6 * (means - low) / (high - low)) if high > low else 2
+    return "".join("·" if height < 0 else "▁▂▃▄▅▆▇"[height] for height in heights)
 
 
 def printable(text: str) -> str:

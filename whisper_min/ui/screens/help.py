@@ -86,5 +86,6 @@ def bindings_of(widgets: Iterable[Widget | App[None]]) -> list[tuple[str, str]]:
 def readable(key: str) -> str:
     """A key's name as people write it."""
     names = {"slash": "/", "question_mark": "?", "left_square_bracket": "[", "right_square_bracket": "]"}
+    names |= {"comma": ",", "full_stop": ".", "less_than_sign": "<", "greater_than_sign": ">", "equals_sign": "="}
     arrows = {"up": "↑", "down": "↓", "left": "←", "right": "→", "escape": "esc", "plus": "+", "minus": "-"}
     return {**names, **arrows}.get(key.strip(), key.strip())

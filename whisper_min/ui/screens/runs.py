@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -58,6 +59,8 @@ COLUMNS = {
 GAP = 1
 # Marks, pin and colour stand before the first column.
 HEAD = 4
+# A wide terminal has room for the loss as a line of blocks; narrower than this it tells nothing.
+LEAST_CURVE = 16
 
 
 def fitting(width: int) -> list[str]:
@@ -78,6 +81,7 @@ class RunList(LineView):
         self.runs: list[RunView] = []
         self.marked: Sequence[str] = ()
         self.pinned: Sequence[str] = ()
+        self._curves: dict[str, tuple[tuple[int, int], str]] = {}
 
     def line(self, index: int, width: int) -> Text:
         """One run."""
@@ -87,9 +91,10 @@ class RunList(LineView):
         text = Text().append(" ★" if run.name in self.pinned else "  ", self.colour("warning"))
         text.append("● " if marked else "○ ", colour if marked else self.colour("secondary"))
         columns = fitting(width)
+        room_of_name, room_of_curve = flexible(width, columns, self.runs)
         for name in columns:
             column = COLUMNS[name]
-            room = column.width or name_width(width, columns)
+            room = column.width or room_of_name
             cell = fit(column.text(run), room, right=column.right)
             if name == "state":
                 glyph, tone = words.STATES.get(run.state, ("?", "secondary"))
@@ -97,7 +102,19 @@ class RunList(LineView):
             else:
                 text.append(cell, self.tone(name, run, colour if marked else ""))
             text.append(" " * GAP)
+            if name == "name" and room_of_curve:
+                text.append(self.curve(run, room_of_curve).ljust(room_of_curve), self.colour("primary"))
+                text.append(" " * GAP)
         return text
+
+    def curve(self, run: RunView, width: int) -> str:
+        """The run's loss as blocks; made anew where it changed."""
+        state = (run.version, width)
+        known = self._curves.get(run.name)
+        if known is None or known[0] != state:
+            series = run.metrics.get("train/loss")
+            known = self._curves[run.name] = (state, words.sparkline(series.values, width) if series else "")
+        return known[1]
 
     def tone(self, name: str, run: RunView, colour: str) -> str:
         """The colour of a cell: better is good, worse is bad."""
@@ -114,6 +131,8 @@ class RunList(LineView):
 class Titles(Static):
     """The line of column titles; a click sorts."""
 
+    _ends: Sequence[tuple[int, str]] = ()
+
     class Sort(Message):
         """Sort by this column."""
 
@@ -121,31 +140,36 @@ class Titles(Static):
             self.column = column
             super().__init__()
 
-    def draw(self, width: int, sort: str, descending: bool) -> None:
+    def draw(self, width: int, runs: Sequence[RunView], sort: str, descending: bool) -> None:
         """Write the titles above their columns."""
         text = Text(" " * HEAD, no_wrap=True)
         columns = fitting(width)
+        room_of_name, room_of_curve = flexible(width, columns, runs)
+        self._ends = ends = []
         for name in columns:
             column = COLUMNS[name]
             arrow = ("▾" if descending else "▴") if name == sort else ""
             title = f"{column.title}{arrow}"
-            text.append(fit(title, column.width or name_width(width, columns), right=column.right), "bold")
+            text.append(fit(title, column.width or room_of_name, right=column.right), "bold")
             text.append(" " * GAP)
+            if name == "name" and room_of_curve:
+                text.append(fit("loss", room_of_curve + GAP))
+            ends.append((text.cell_len, name))
         self.update(text)
 
     def on_click(self, event: Click) -> None:
         """Which title lies there."""
-        at, columns = HEAD, fitting(self.size.width)
-        for name in columns:
-            at += (COLUMNS[name].width or name_width(self.size.width, columns)) + GAP
-            if event.x < at:
-                self.post_message(self.Sort(name))
-                return
+        name = next((name for end, name in self._ends if event.x < end), None)
+        if name is not None:
+            self.post_message(self.Sort(name))
 
 
-def name_width(width: int, columns: Sequence[str]) -> int:
-    """What the other columns leave to the names."""
-    return max(1, width - HEAD - sum(COLUMNS[name].width + GAP for name in columns))
+def flexible(width: int, columns: Sequence[str], runs: Sequence[RunView]) -> tuple[int, int]:
+    """The widths of the names and of the loss beside them (0 where there is no room), which the others leave."""
+    room = max(1, width - HEAD - sum(COLUMNS[name].width + GAP for name in columns))
+    longest = max([20, *(cell_len(run.name) for run in runs)]) + 1
+    curve = min(60, room - longest - GAP)
+    return (longest, curve) if curve >= LEAST_CURVE else (room, 0)
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
@@ -231,7 +255,7 @@ class RunsPane(Vertical):
         if at != view.cursor:
             view.move_to(at, tell=False)
         width = view.scrollable_content_region.width or self.size.width
-        self.query_one(Titles).draw(width, self.sort, self.descending)
+        self.query_one(Titles).draw(width, self.listed, self.sort, self.descending)
         nothing = self.query_one("#nothing", Static)
         nothing.display = not names
         view.display = bool(names)

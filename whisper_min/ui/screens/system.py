@@ -49,13 +49,12 @@ def written(value: float, kind: str) -> str:
     return words.number(value) if kind == "number" else f"{value:.0f} {kind}"
 
 
-def bar(share: float, width: int) -> str:
-    """A share as a bar of blocks in eighths."""
+def bar(share: float, width: int, full: str, empty: str) -> Text:
+    """A share as a line, the rest of it thin."""
     if not math.isfinite(share):
-        return ""
-    eighths = round(8 * width * min(1.0, max(0.0, share)))
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "·")[:width]
+        return Text("")
+    cells = round(width * min(1.0, max(0.0, share)))
+    return Text().append("━" * cells, full).append("─" * (width - cells), empty)
 
 
 class SystemPane(VerticalScroll, can_focus=True):
@@ -99,7 +98,8 @@ class SystemPane(VerticalScroll, can_focus=True):
             share = now[key] if kind == "share" else now[key] / total if total else math.nan
             tone = "error" if share > 0.95 and kind == "bytes" else "primary"
             of = f"of {words.size(total)}" if math.isfinite(total) else ""
-            table.add_row(title, written(now[key], kind), of, Text(bar(share, min(40, width)), colours[tone]))
+            line = bar(share, min(40, width), colours[tone], colours["boost"])
+            table.add_row(title, written(now[key], kind), of, line)
         if run is None:
             return table
         for heading, rows in ((f"along {run.name}", self._along(run)), ("its speed", self._speed(run))):
