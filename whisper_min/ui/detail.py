@@ -13,8 +13,9 @@ from whisper_min.ui import diff, words
 from whisper_min.ui.diff import Counts
 from whisper_min.ui.utterances import Row, number, said
 
+LABELS = ("reference", "model", "original")
 Styles = Mapping[str, Style | str]
-HISTORY = 40  # evaluations shown at most
+LONGEST = 600  # characters shown of a text as it was written: loops go on
 
 
 class Detail(Static):
@@ -24,12 +25,12 @@ class Detail(Static):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: tuple[Sequence[Row], int, bool, Styles] | None = None
+        self._shown: tuple[Sequence[Row], int, Styles] | None = None
         self._width = 0
 
-    def show(self, rows: Sequence[Row] | None, at: int, as_written: bool, styles: Styles) -> None:
+    def show(self, rows: Sequence[Row] | None, at: int, styles: Styles) -> None:
         """Show one of an utterance's evaluations, or nothing."""
-        self._shown = (rows, at, as_written, styles) if rows else None
+        self._shown = (rows, at, styles) if rows else None
         self._draw()
 
     def on_resize(self) -> None:
@@ -42,17 +43,16 @@ class Detail(Static):
         if self._shown is None:
             self.update("")
             return
-        rows, at, as_written, styles = self._shown
-        lines = self.lines(rows[at], as_written, self._width, styles)
-        facts = [self._rates(rows[at], styles)]
+        rows, at, styles = self._shown
+        lines = [self._rates(rows[at], styles), *self.compared(rows[at], self._width, styles), Text()]
         if len(rows) > 1:
-            facts.append(history(rows, at, self._width, styles))
-        self.update(Text("\n").join([*facts, Text(), *lines]))
+            lines += [history(rows, at, self._width, styles), Text()]
+        self.update(Text("\n").join([*lines, *self.written(rows[at], self._width, styles)]))
 
     def _rates(self, row: Row, styles: Styles) -> Text:
         """WER and S/D/I of both, as scored."""
         text = Text(no_wrap=True, overflow="ellipsis")
-        _, counts = compare(row, as_written=False)
+        _, counts = compare(row)
         for name, rate, count in zip(
             ("model", "original"), (row.get("wer"), row.get("original_wer")), counts, strict=False
         ):
@@ -64,33 +64,49 @@ class Detail(Static):
             text.append(f"   {', '.join(diff.plain(flag).replace('_', ' ') for flag in flags)}", styles["substituted"])
         return text
 
-    def lines(self, row: Row, as_written: bool, width: int, styles: Styles) -> list[Text]:
-        """The texts of an evaluation, word below word."""
-        columns, _ = compare(row, as_written)
-        labels = ["reference", "model", "original"][: len(columns[0]) if columns else 0]
-        return diff.render(columns, labels, width, styles) or [Text("Nobody said and nobody wrote anything.")]
+    def compared(self, row: Row, width: int, styles: Styles) -> list[Text]:
+        """The texts as they were scored, word below word."""
+        columns, counts = compare(row)
+        return diff.render(columns, LABELS[: len(counts) + 1], width, styles) or [Text("Nobody said anything.")]
+
+    def written(self, row: Row, width: int, styles: Styles) -> list[Text]:
+        """The texts as they were written."""
+        gutter = max(map(len, LABELS)) + 2
+        lines = [Text("as written", styles["label"])]
+        for label, name in zip(LABELS, ("reference", "hypothesis", "original"), strict=True):
+            text = diff.plain(said(row, name).strip())
+            parts = Text(text if len(text) <= LONGEST else f"{text[:LONGEST]} …").wrap(
+                self.app.console, max(width - gutter, 8)
+            )
+            for index, part in enumerate(parts):
+                lines.append(Text.assemble((("" if index else label).ljust(gutter), styles["label"]), part))
+        return lines
 
 
-def compare(row: Row, as_written: bool) -> tuple[list[tuple[diff.Cell, ...]], list[Counts]]:
-    """The columns of reference, model and, where it is known, original; as scored, or as written."""
-    suffix = "" if as_written else "_normalized"
+def compare(row: Row) -> tuple[list[tuple[diff.Cell, ...]], list[Counts]]:
+    """The columns of reference, model and, where it is known, original, as they were scored."""
     names = ["hypothesis", "original"] if isinstance(row.get("original"), str) else ["hypothesis"]
-    texts = [said(row, name + suffix) for name in names]
-    return diff.compare(said(row, "reference" + suffix), texts, diff.fold if as_written else str)
+    return diff.compare(said(row, "reference_normalized"), [said(row, f"{name}_normalized") for name in names])
 
 
 def history(rows: Sequence[Row], at: int, width: int, styles: Styles) -> Text:
-    """WER at every evaluation, the one that is looked at marked."""
+    """WER at every evaluation, the one that is looked at marked: as numbers where they fit, else as a curve."""
+    rates = [number(row.get("wer")) for row in rows]
+    text = Text("step ", styles["label"], no_wrap=True)
+    for index, (row, rate) in enumerate(zip(rows, rates, strict=True)):
+        text.append("   " if index else "")
+        text.append(f" {row['_step']}: {words.percent(rate)} % ", "reverse" if index == at else "")
+    if text.cell_len <= width:
+        return text
     # as many as fit, the marked one among them
-    most = min(HISTORY, max(width - 30, 1))
+    most = max(width - 24, 1)
     first = max(0, min(at - most // 2, len(rows) - most))
-    part = rows[first : first + most]
-    rates = [number(row.get("wer")) for row in part]
-    top = max((rate for rate in rates if math.isfinite(rate)), default=0.0)
+    part = rates[first : first + most]
+    top = max((rate for rate in part if math.isfinite(rate)), default=0.0)
     text = Text("steps ", styles["label"], no_wrap=True)
-    text.append(f"{part[0]['_step']} ", styles["label"])
-    for index, rate in enumerate(rates, first):
+    text.append(f"{rows[first]['_step']} ", styles["label"])
+    for index, rate in enumerate(part, first):
         height = "·" if math.isnan(rate) else "▁▂▃▄▅▆▇█"[round(7 * rate / top) if top else 0]
         text.append(height, "reverse" if index == at else "")
-    text.append(f" {part[-1]['_step']}", styles["label"])
+    text.append(f" {rows[first + len(part) - 1]['_step']}", styles["label"])
     return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -80,12 +80,6 @@ def plain(text: object) -> str:
 _UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
-def fold(word: str) -> str:
-    """A written word without case and the marks around it, so that only other words count as other."""
-    kept = "".join(character for character in word.casefold() if character.isalnum())
-    return kept or word
-
-
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Edit]:
     """The fewest edits from one to the other.
 
@@ -139,17 +133,14 @@ def count(edits: Iterable[Edit]) -> Counts:
     return Counts(kinds.count("substituted"), kinds.count("deleted"), kinds.count("inserted"))
 
 
-def compare(
-    reference: str, hypotheses: Sequence[str], key: Callable[[str], str] = str
-) -> tuple[list[tuple[Cell, ...]], list[Counts]]:
+def compare(reference: str, hypotheses: Sequence[str]) -> tuple[list[tuple[Cell, ...]], list[Counts]]:
     """Columns of cells, the reference's first and then each hypothesis's, and the counts of each hypothesis.
 
-    Words that `key` makes equal are equal. Words that hypotheses add at the same place share columns.
+    Words that hypotheses add at the same place share columns.
     """
     texts = [plain(text).split()[:MOST_WORDS] for text in (reference, *hypotheses)]
     words, others = texts[0], texts[1:]
-    keys = [[key(word) for word in text] for text in texts]
-    alignments = [align(keys[0], other) for other in keys[1:]]
+    alignments = [align(words, other) for other in others]
     under: list[list[Cell]] = [[Cell()] * len(words) for _ in others]
     added: list[list[list[Cell]]] = [[[] for _ in range(len(words) + 1)] for _ in others]
     for row, (other, edits) in enumerate(zip(others, alignments, strict=True)):

@@ -44,9 +44,8 @@ class Exported(Message):
 class Sound(Vertical):
     """A line about the clip, and its spectrogram."""
 
-    def __init__(self, ascii_only: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(id="sound")
-        self._ascii_only = ascii_only
         self.player = Player()
         self._wanted: Source | None = None
         self._clips: OrderedDict[Source, Clip] = OrderedDict()
@@ -55,7 +54,7 @@ class Sound(Vertical):
     def compose(self) -> ComposeResult:
         """The line and the picture."""
         yield Static(id="heard", classes="bar")
-        yield SpectrogramView(self._ascii_only)
+        yield SpectrogramView()
 
     @property
     def view(self) -> SpectrogramView:

@@ -133,9 +133,9 @@ class SpectrogramView(Widget):
 
     DEFAULT_CSS = "SpectrogramView { height: 1fr; min-height: 3; }"
 
-    def __init__(self, ascii_only: bool = False, name: str | None = None) -> None:
-        super().__init__(name=name)
-        self.ascii_only = ascii_only
+    def __init__(self) -> None:
+        super().__init__()
+        self.ascii_only = False
         self.colours = colourmaps.NAMES[0]
         self.clip: Clip | None = None
         self.message = ""

@@ -30,6 +30,15 @@ from whisper_min.ui.utterances import ORDERS, Key, Row, Utterance, View, number,
 WIDE = 100
 
 
+class Titles(Static):
+    """The names of the list's columns, as wide as the list is when they are drawn."""
+
+    def render(self) -> Text:
+        """See UtteranceList.titles."""
+        pane = self.query_ancestor(TranscriptsPane)
+        return pane.listing.titles(pane.listing.scrollable_content_region.width, pane.view.order)
+
+
 class TranscriptsPane(Vertical):
     """List, texts, spectrogram."""
 
@@ -39,16 +48,16 @@ class TranscriptsPane(Vertical):
     TranscriptsPane #search.shown { display: block; }
     TranscriptsPane .bar { height: 1; background: $panel; color: $secondary; padding: 0 1; }
     TranscriptsPane #titles { height: 1; color: $secondary; }
-    TranscriptsPane #both { height: 5fr; layout: vertical; }
-    TranscriptsPane #left { height: 4fr; }
-    TranscriptsPane #right { height: 5fr; }
+    TranscriptsPane #both { height: 1fr; layout: vertical; }
+    TranscriptsPane #left { height: 1fr; }
+    TranscriptsPane #right { height: 1fr; }
     TranscriptsPane #texts { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
-    TranscriptsPane #sound { height: 4fr; min-height: 4; }
+    TranscriptsPane #sound { height: 40%; min-height: 4; }
     TranscriptsPane #empty { display: none; height: 1fr; padding: 1 2; color: $secondary; }
     TranscriptsPane.wide #both { layout: horizontal; height: 1fr; }
-    TranscriptsPane.wide #left { width: 2fr; height: 1fr; max-width: 80; }
-    TranscriptsPane.wide #right { width: 3fr; height: 1fr; margin: 0 0 0 1; }
-    TranscriptsPane.wide #sound { height: 1fr; }
+    TranscriptsPane.wide #left { width: 5fr; height: 1fr; max-width: 90; }
+    TranscriptsPane.wide #right { width: 7fr; height: 1fr; }
+    TranscriptsPane.wide #sound { height: 52%; }
     TranscriptsPane.large #left { display: none; }
     TranscriptsPane.nothing #both, TranscriptsPane.nothing #sound { display: none; }
     TranscriptsPane.nothing #empty { display: block; }
@@ -57,15 +66,14 @@ class TranscriptsPane(Vertical):
         Binding("slash", "search", "Search", key_display="/"),
         Binding("o", "order", "Sort"),
         Binding("w", "only('wrong')", "Wrong"),
-        Binding("d", "only('worse')", "Damaged"),
-        Binding("l", "only('loops')", "Loops"),
-        Binding("t", "set", "Set"),
+        Binding("d", "only('worse')", "Worse"),
+        Binding("l", "only('loops')", "Loops", show=False),
+        Binding("t", "set", "Next set", show=False),
         Binding("left_square_bracket", "step(-1)", "Earlier", key_display="["),
         Binding("right_square_bracket", "step(1)", "Later", key_display="]"),
-        Binding("n", "written", "As written"),
         Binding("p", "play", "Play"),
         Binding("e", "export", "Export"),
-        Binding("c", "colours", "Colours"),
+        Binding("c", "colours", "Colours", show=False),
         Binding("z", "large", "Large", show=False),
         Binding("a", "ascii", "ASCII", show=False),
         Binding("j,down", "move(1)", "Next", show=False),
@@ -73,11 +81,11 @@ class TranscriptsPane(Vertical):
         Binding("escape", "clear", "All utterances", show=False),
     ]
 
-    def __init__(self, ascii_only: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(id="transcripts-pane")
         self.run: RunView | None = None
         self.view = View()
-        self.ascii_only, self.as_written = ascii_only, False
+        self.ascii_only = False
         self.step: int | None = None
         """The evaluation looked at; None for the newest."""
         self._utterances: dict[Key, tuple[Row, Utterance]] = {}
@@ -91,16 +99,17 @@ class TranscriptsPane(Vertical):
         with Container(id="both"):
             with Vertical(id="left"):
                 yield Static(id="summary", classes="bar")
-                yield Static(id="titles")
-                yield UtteranceList(self.ascii_only)
+                yield Titles(id="titles")
+                yield UtteranceList()
             with Vertical(id="right"):
-                yield Static(id="which", classes="bar")
+                yield Static(id="utterance", classes="bar")
                 with VerticalScroll(id="texts", can_focus=False):
                     yield Detail()
-        yield Sound(self.ascii_only)
+        yield Sound()
 
     def on_mount(self) -> None:
-        """Colours follow the theme."""
+        """Letters alone where the app was started so; colours follow the theme."""
+        self._draw_letters()
         self.app.theme_changed_signal.subscribe(self, lambda _: self._draw_texts())
         self._say_nothing("No run is selected.")
 
@@ -154,12 +163,12 @@ class TranscriptsPane(Vertical):
         self.remove_class("nothing")
         shown = self.view.apply(everything)
         self.listing.fill(shown, top=top)
-        self._draw_titles()
+        self.query_one(Titles).refresh()
         total, wrong = len(everything), sum(each.errors > 0 for each in everything)
         worse = sum((each.damage or 0) > 0 for each in everything)
         better = sum((each.damage or 0) < 0 for each in everything)
         loops = sum(each.loops for each in everything)
-        said = f"{total} utterances: {wrong} wrong, {worse} worse, {better} better, {loops} loop{'s' * (loops != 1)}"
+        said = f"{total}: {wrong} wrong · {worse} worse · {better} better · {loops} loop{'s' * (loops != 1)}"
         if filters := self.view.describe():
             said = f"{len(shown)} of {total}: {filters}"
         self.query_one("#summary", Static).update(Text(said, no_wrap=True, overflow="ellipsis"))
@@ -169,10 +178,6 @@ class TranscriptsPane(Vertical):
         self.add_class("nothing")
         self.query_one("#empty", Static).update(Text(said))
         self.sound.want(None)
-
-    def _draw_titles(self) -> None:
-        width = self.listing.scrollable_content_region.width or self.size.width
-        self.query_one("#titles", Static).update(self.listing.titles(width, self.view.order))
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -206,16 +211,16 @@ class TranscriptsPane(Vertical):
 
     def _draw_texts(self) -> None:
         current, rows = self.listing.current, self.rows
-        detail, which = self.query_one(Detail), self.query_one("#which", Static)
+        detail, which = self.query_one(Detail), self.query_one("#utterance", Static)
         if not current or not rows:
             which.update("")
-            detail.show(None, 0, self.as_written, {})
+            detail.show(None, 0, {})
             return
         at = self.place
         said = Text(f"{current.id}  step {rows[at]['_step']}", no_wrap=True, overflow="ellipsis")
-        said.append(f" ({at + 1} of {len(rows)})" + (", as written" if self.as_written else ""))
+        said.append(f" ({at + 1} of {len(rows)})")
         which.update(said)
-        detail.show(rows, at, self.as_written, self._styles())
+        detail.show(rows, at, self._styles())
 
     def _styles(self) -> dict[str, Style | str]:
         """The diff's marks in the theme's colours."""
@@ -287,11 +292,6 @@ class TranscriptsPane(Vertical):
         self.step = rows[at]["_step"] if rows and at < len(rows) - 1 else None
         self._draw_texts()
 
-    def action_written(self) -> None:
-        """Texts as they were written, or as they were scored."""
-        self.as_written = not self.as_written
-        self._draw_texts()
-
     def action_large(self) -> None:
         """More room for the texts: without the list."""
         self.toggle_class("large")
@@ -302,9 +302,13 @@ class TranscriptsPane(Vertical):
 
     def action_ascii(self) -> None:
         """Letters instead of blocks and colours."""
-        self.ascii_only = self.listing.ascii_only = not self.ascii_only
-        self.sound.view.redraw(ascii_only=self.ascii_only)
+        self.ascii_only = not self.ascii_only
+        self._draw_letters()
         self._list()
+
+    def _draw_letters(self) -> None:
+        self.listing.ascii_only = self.ascii_only
+        self.sound.view.redraw(ascii_only=self.ascii_only)
 
     def action_play(self) -> None:
         """Play the clip, or stop it."""
@@ -319,7 +323,8 @@ class TranscriptsPane(Vertical):
         row = rows[self.place]
         title = f"{current.set} · {current.id} · {diff.plain(self.run.name)}, step {row['_step']}"
         names: dict[str, Style | str] = {kind: kind for kind in diff.STYLES}
-        lines = self.query_one(Detail).lines(row, self.as_written, picture.CHARACTERS, names)
+        detail, width = self.query_one(Detail), picture.CHARACTERS
+        lines = [*detail.compared(row, width, names), Text(), *detail.written(row, width, names)]
         name = picture.file_name(current.set, current.id, f"step-{row['_step']}")
         self.sound.export(title, lines, self.run.path, name)
 
@@ -328,19 +333,17 @@ class TranscriptsPane(Vertical):
     def on_resize(self, event: Resize) -> None:
         """The list stands beside the texts where there is room."""
         self.set_class(event.size.width >= WIDE, "wide")
-        self.call_after_refresh(self._draw_titles)
 
-    def remember(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What a later start takes up: order, filters, colours."""
         kept = {name: getattr(self.view, name) for name in ("order", "wrong", "worse", "loops")}
-        return {**kept, "colours": self.sound.view.colours, "as_written": self.as_written}
+        return {**kept, "colours": self.sound.view.colours}
 
-    def recall(self, kept: dict[str, Any]) -> None:
-        """Take up what `remember` gave; what is not known is passed over."""
+    def from_json(self, kept: dict[str, Any]) -> None:
+        """Take up what `to_json` gave; what is not known is passed over."""
         order = kept.get("order")
         wrong, worse, loops = (kept.get(name) is True for name in ("wrong", "worse", "loops"))
         self.view = View(order if order in ORDERS else ORDERS[0], wrong, worse, loops)
-        self.as_written = kept.get("as_written") is True
         if kept.get("colours") in colourmaps.NAMES:
             self.sound.view.colours = kept["colours"]
         self._list()

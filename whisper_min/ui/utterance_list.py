@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -13,8 +14,9 @@ from whisper_min.ui.lines import LineView
 from whisper_min.ui.utterances import Key, Utterance
 
 # Widths of the columns; an id is cut at its front, where the names of files are alike.
-DAMAGE, RATE, FLAG, MOST_SET, MOST_ID, LEAST_TEXT = 6, 7, 4, 14, 32, 14
-TITLES = {"damage": "more", "WER": "WER", "id": "id"}
+DAMAGE, RATE, FLAG, LEAST_TEXT = 6, 7, 4, 14
+MOST_SET, MOST_ID = 14, 22
+ENDING = re.compile(r"\.(wav|flac|mp3|ogg|opus|m4a|sph|webm|aiff?)$", re.IGNORECASE)
 
 
 class UtteranceList(LineView):
@@ -25,6 +27,7 @@ class UtteranceList(LineView):
         self.ascii_only = ascii_only
         self.utterances: list[Utterance] = []
         self._set_width = self._id_width = 0
+        self._folders: dict[str, str] = {}
 
     @property
     def current(self) -> Utterance | None:
@@ -35,9 +38,9 @@ class UtteranceList(LineView):
         """Show these; the cursor stays on its utterance, where that is gone, at its place, or goes to the top."""
         before = self.current
         self.utterances = list(utterances)
-        sets = {each.set for each in utterances}
-        self._set_width = min(max(map(cell_len, sets), default=0), MOST_SET) + 2 if len(sets) > 1 else 0
-        self._id_width = min(max((cell_len(each.id) for each in utterances), default=0), MOST_ID) + 2
+        self._folders = common_folders(utterances)
+        self._set_width = max(map(cell_len, self._folders), default=0) + 2 if len(self._folders) > 1 else 0
+        self._id_width = min(max((cell_len(self._short(each)) for each in utterances), default=0), MOST_ID) + 2
         places: dict[Key, int] = {each.key: index for index, each in enumerate(utterances)}
         place = 0 if top or before is None else places.get(before.key, self.cursor)
         self.set_count(len(utterances))
@@ -50,24 +53,31 @@ class UtteranceList(LineView):
 
     def titles(self, width: int, order: str) -> Text:
         """The names of the columns, the one that is sorted by with its arrow."""
-        arrow = {"v" if self.ascii_only else "▾": order}
-        down = next(iter(arrow))
+        down = "v" if self.ascii_only else "▾"
         named = {each: each + down if each == order else each for each in ("WER", "id")}
         more = "more" + down if order == "damage" else "more"
         text = more.rjust(DAMAGE) + named["WER"].rjust(RATE) + "orig".rjust(RATE) + " " * FLAG
-        text += "set".ljust(self._set_width) if self._set_width else ""
-        text += named["id"].ljust(self._id_width) + ("said" if self._room_for_text(width) else "")
+        of_set, of_id, of_text = self._widths(width)
+        text += ("set".ljust(of_set) if of_set else "") + named["id"].ljust(of_id) + ("said" if of_text else "")
         return Text(set_cell_size(text, width), no_wrap=True)
 
-    def _room_for_text(self, width: int) -> int:
-        """Cells for what was said, right of everything else."""
-        left = width - (DAMAGE + 2 * RATE + FLAG + self._set_width + self._id_width)
-        return left if left >= LEAST_TEXT else 0
+    def _short(self, each: Utterance) -> str:
+        """An id without what it shares with its whole set, and without the ending of a file."""
+        return ENDING.sub("", each.id.removeprefix(self._folders.get(each.set, "")))
+
+    def _widths(self, width: int) -> tuple[int, int, int]:
+        """Cells for the set, the id and what was said; a narrow list shortens the first, then drops the last."""
+        left = width - (DAMAGE + 2 * RATE + FLAG)
+        of_set = min(self._set_width, MOST_SET + 2 if width >= 60 else 8)
+        of_text = left - of_set - self._id_width
+        if of_text < LEAST_TEXT:
+            return of_set, max(left - of_set, 0), 0
+        return of_set, self._id_width, of_text
 
     def line(self, index: int, width: int) -> Text:
         """One utterance."""
         each = self.utterances[index]
-        room, faint = self._room_for_text(width), self.colour("secondary")
+        (of_set, of_id, of_text), faint = self._widths(width), self.colour("secondary")
         tone = "" if not each.damage else self.colour("error" if each.damage > 0 else "success")
         mark = ("L" if self.ascii_only else "↻") if each.loops else ""
         text = Text()
@@ -75,10 +85,10 @@ class UtteranceList(LineView):
         text.append(words.percent(each.rate).rjust(RATE))
         text.append(words.percent(each.original_rate).rjust(RATE), faint)
         text.append(f"  {mark}".ljust(FLAG), self.colour("warning"))
-        text.append(fit(each.set, self._set_width), faint)
-        left = width - cell_len(text.plain)
-        text.append(fit(each.id, self._id_width if room else left, "~" if self.ascii_only else "…"))
-        text.append(set_cell_size(each.reference, room), faint)
+        cut = "~" if self.ascii_only else "…"
+        text.append(fit(each.set, of_set, cut, front=False), faint)
+        text.append(fit(self._short(each), of_id, cut))
+        text.append(set_cell_size(each.reference, of_text), faint)
         return text
 
 
@@ -89,11 +99,19 @@ def signed(damage: int | None, ascii_only: bool = False) -> str:
     return f"+{damage}" if damage > 0 else f"{'-' if ascii_only else '−'}{-damage}"
 
 
-def fit(text: str, width: int, mark: str = "…") -> str:
-    """Text in a column that ends in two blanks, cut at its front."""
+def common_folders(utterances: Sequence[Utterance]) -> dict[str, str]:
+    """Set -> the folder that all its ids are in, with its slash; empty where they are in several, or in none."""
+    folders: dict[str, set[str]] = {}
+    for each in utterances:
+        folders.setdefault(each.set, set()).add(each.id[: each.id.rfind("/") + 1])
+    return {name: min(found) if len(found) == 1 else "" for name, found in folders.items()}
+
+
+def fit(text: str, width: int, cut: str = "…", *, front: bool = True) -> str:
+    """Text in a column that ends in a blank or two; what is too long is cut at its front or its end."""
     room = max(width - 2, 0)
     if cell_len(text) > room:
         while text and cell_len(text) > room - 1:
-            text = text[1:]
-        text = mark + text
+            text = text[1:] if front else text[:-1]
+        text = cut + text if front else text + cut
     return set_cell_size(text, width)
