@@ -16,7 +16,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Static, TabbedContent, TabPane
+from textual.widgets import Input, Static, TabbedContent, TabPane
 
 from whisper_min.ui import state, words
 from whisper_min.ui.alerts import Watch
@@ -114,7 +114,7 @@ class WhisperApp(App[None]):
         self._filter_text, self._remember = filter_text, remember
         self._known = state.load(remember, folder) if remember else {"app": {}, "folder": {}}
         self._drawn = 0.0
-        self._tab = "runs"
+        self._tab, self._focus_due = "runs", True
         for theme in THEMES:
             self.register_theme(theme)
 
@@ -139,7 +139,6 @@ class WhisperApp(App[None]):
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
-        self.runs_pane.view.focus()
         tab = str(self._known["app"].get("tab", "runs"))
         if tab in TABS and tab != "runs":
             self.tabs.active = tab
@@ -163,12 +162,12 @@ class WhisperApp(App[None]):
         if self._remember is None:
             return
         pane = self.runs_pane
-        app = {"theme": self.theme, "tab": self._tab, "sort": pane.sort, "descending": pane.descending}
+        app: dict[str, Any] = {"theme": self.theme, "tab": self._tab, "sort": pane.sort, "descending": pane.descending}
+        app |= {key: value for key, value in self._known["app"].items() if key.startswith("view ")}
         app["bell"] = self.bell_on
         for tab, widget in self._panes():
-            kept = getattr(widget, "view_state", None)
-            if kept is not None:
-                app[f"view {tab}"] = kept()
+            if hasattr(widget, "to_json"):
+                app[f"view {tab}"] = widget.to_json()
         folder = {"marked": pane.marked, "pinned": pane.pinned, "selected": pane.selected}
         state.save(self._remember, self.folder, app, folder)
 
@@ -208,6 +207,8 @@ class WhisperApp(App[None]):
             widget.alerts, widget.bell_on = self.guard.alerts, self.bell_on
         if widget is not None and not self.has_class("too-small"):
             widget.show(self.shown(), self.selected)  # type: ignore[attr-defined]
+        if self._focus_due:
+            self.call_after_refresh(self._focus_tab)
 
     def _draw_top(self, runs: list[RunView]) -> None:
         alerts, selected = self.guard.alerts, self.selected
@@ -277,13 +278,23 @@ class WhisperApp(App[None]):
             pane = make_pane(tab, self.ascii_only)
             await event.pane.mount(pane)
             known = self._known["app"].get(f"view {tab}")
-            if known is not None and hasattr(pane, "restore_view"):
-                pane.restore_view(known)
-        pane = event.pane.children[0]
-        target = next((each for each in [pane, *pane.query("*")] if each.focusable and each.display), None)
-        if target is not None:
-            target.focus()
+            if isinstance(known, dict) and hasattr(pane, "from_json"):
+                pane.from_json(known)
+        self._focus_due = True
         self.call_after_refresh(self.draw)
+
+    def _focus_tab(self) -> None:
+        """Give the keys to the open tab; some have nothing to take them before they have drawn."""
+        pane = self._pane(self._tab)
+        if pane is None or self.screen is not self.screen_stack[0]:
+            return
+        if not pane.has_focus_within:
+            parts = [pane, *pane.query("*")]
+            target = next((each for each in parts if each.focusable and not isinstance(each, Input)), None)
+            if target is None:
+                return
+            target.focus()
+        self._focus_due = False
 
     @on(RunsPane.Changed)
     def _changed(self) -> None:

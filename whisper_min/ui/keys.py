@@ -14,7 +14,11 @@ class KeyLine(Static):
     """Textual's footer lets what does not fit run over the edge; here the last ones of the tab give way."""
 
     DEFAULT_CSS = """
-    KeyLine { dock: bottom; height: 1; background: $panel; }
+    KeyLine {
+        dock: bottom; height: 1; background: $panel;
+        link-style: none; link-color: $foreground; link-background: transparent;
+        link-style-hover: bold; link-color-hover: $foreground; link-background-hover: $boost;
+    }
     """
 
     def on_mount(self) -> None:
@@ -47,7 +51,7 @@ class KeyLine(Static):
 
     def _label(self, binding: Binding) -> Text:
         colours = self.app.theme_variables
-        click = Style.from_meta({"@click": f"app.simulate_key({binding.key!r})"})
+        click = Style(meta={"@click": f"app.simulate_key({binding.key!r})"})
         text = Text(" ").append(self.app.get_key_display(binding), f"bold {colours['primary']}")
         text.append(f" {binding.description} ")
         text.stylize(click)

@@ -8,6 +8,7 @@ from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.color import Color
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
@@ -49,6 +50,7 @@ class LineView(ScrollView, can_focus=True):
         self.has_cursor = has_cursor
         self.count = 0
         self.cursor = 0
+        self._colours: dict[tuple[str, str], str] = {}
 
     def line(self, index: int, width: int) -> Text:
         """One line; overridden."""
@@ -63,8 +65,14 @@ class LineView(ScrollView, can_focus=True):
         self.refresh()
 
     def colour(self, name: str) -> str:
-        """A colour of the theme: primary, success, warning, error, …"""
-        return str(self.app.theme_variables.get(name, ""))
+        """A colour of the theme, as Rich writes it: primary, success, warning, error, …"""
+        key = (self.app.theme, name)
+        if key not in self._colours:
+            value = self.app.theme_variables.get(name, "")
+            # a translucent one is laid over what is below
+            made = (self.background_colors[1] + Color.parse(value)).rich_color.name if value else ""
+            self._colours[key] = made
+        return self._colours[key]
 
     def render_line(self, y: int) -> Strip:
         """Draw one line of the screen."""

@@ -81,8 +81,10 @@ def size(count: float) -> str:
 
 
 def steps(step: int | None, end: int | None) -> str:
-    """`113/190`."""
-    return f"{'–' if step is None else step}/{'–' if end is None else end}"
+    """`113/190`; thousands are counted where there are very many."""
+    large = max(step or 0, end or 0) >= 100_000
+    shown = ["–" if each is None else f"{each / 1000:.4g}k" if large else str(each) for each in (step, end)]
+    return "/".join(shown)
 
 
 def sparkline(values: NDArray[np.float32], width: int) -> str:

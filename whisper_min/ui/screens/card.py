@@ -17,7 +17,7 @@ class RunCard(Static):
 
     LEAST = 8
     DEFAULT_CSS = """
-    RunCard { height: auto; border-top: solid $panel; padding: 0 1; }
+    RunCard { height: 1fr; border-top: solid $panel; padding: 0 1; }
     """
 
     def __init__(self) -> None:

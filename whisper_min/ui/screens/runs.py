@@ -47,14 +47,14 @@ COLUMNS = {
     "state": STATE,
     "name": NAME,
     "step": Column("step", 11, lambda run: words.steps(run.step, run.max_steps), lambda run: -(run.step or 0)),
-    "left": Column("left", 9, lambda run: words.duration(run.eta), lambda run: _or_last(run.eta)),
+    "left": Column("left", 8, lambda run: words.duration(run.eta), lambda run: _or_last(run.eta)),
     "domain": Column(
-        "domain %", 11, lambda run: words.change(*run.domain_wer), lambda run: _or_last(run.domain_wer[1])
+        "domain %", 10, lambda run: words.change(*run.domain_wer), lambda run: _or_last(run.domain_wer[1])
     ),
     "general": Column(
-        "general %", 11, lambda run: words.change(*run.general_wer), lambda run: _or_last(run.general_wer[1])
+        "general %", 10, lambda run: words.change(*run.general_wer), lambda run: _or_last(run.general_wer[1])
     ),
-    "heard": Column("heard", 6, lambda run: words.age(run.heartbeat_age), lambda run: _or_last(run.heartbeat_age)),
+    "heard": Column("heard", 5, lambda run: words.age(run.heartbeat_age), lambda run: _or_last(run.heartbeat_age)),
 }
 GAP = 1
 # Marks, pin and colour stand before the first column.
@@ -185,6 +185,7 @@ class RunsPane(Vertical):
 
     DEFAULT_CSS = """
     RunsPane { height: 1fr; }
+    RunsPane RunList { height: auto; min-height: 3; }
     RunsPane #titles { height: 1; color: $secondary; }
     RunsPane #filter { display: none; border: none; height: 1; padding: 0 1; background: $panel; }
     RunsPane #filter.shown { display: block; }
@@ -265,8 +266,9 @@ class RunsPane(Vertical):
         # the card takes what the list leaves, if that is enough to be read
         room = self.size.height - min(len(names), max(12, self.size.height // 2)) - 2
         card.display = selected is not None and room >= RunCard.LEAST
+        view.styles.height = "auto" if card.display else "1fr"
         if card.display:
-            card.styles.max_height = room
+            view.styles.max_height = self.size.height - RunCard.LEAST - 2
             card.show(runs, selected)
 
     # ---- Keys.
