@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from whisper_min.ui.screens.alerts import AlertsPane
 from whisper_min.ui.screens.help import HelpScreen
 from whisper_min.ui.screens.runs import COLUMNS, RunsPane
 from whisper_min.ui.screens.steering import Sent, SteerScreen
+from whisper_min.ui.tabs import TABS, make_pane
 from whisper_min.ui.themes import THEMES, run_colour
 
 LEAST_WIDTH, LEAST_HEIGHT = 60, 16
@@ -36,29 +36,6 @@ READ_SECONDS, FIRST_READ_SECONDS = 0.015, 0.12
 DRAW_SECONDS = 0.45
 # Runs drawn over each other, at most.
 MOST_MARKED = 10
-# id -> title, module, class. A tab is imported when it is opened first.
-TABS = {
-    "runs": ("Runs", "screens.runs", "RunsPane"),
-    "curves": ("Curves", "charts", "CurvesPane"),
-    "transcripts": ("Transcripts", "transcripts", "TranscriptsPane"),
-    "frontier": ("Frontier", "frontier", "FrontierPane"),
-    "config": ("Config", "screens.configuration", "ConfigurationPane"),
-    "system": ("System", "screens.system", "SystemPane"),
-    "log": ("Log", "screens.log", "LogPane"),
-    "alerts": ("Alerts", "screens.alerts", "AlertsPane"),
-}
-
-
-def make_pane(tab: str, ascii_only: bool = False) -> Widget:
-    """The widget of a tab; what is wrong, in words, where it cannot be had."""
-    title, module, name = TABS[tab]
-    try:
-        pane: Widget = getattr(importlib.import_module(f"whisper_min.ui.{module}"), name)()
-    except (ImportError, AttributeError) as error:
-        return Static(f"{title} cannot be shown: {error}", classes="missing", markup=False)
-    if hasattr(pane, "ascii_only"):
-        pane.ascii_only = ascii_only
-    return pane
 
 
 class WhisperApp(App[None]):

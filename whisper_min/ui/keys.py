@@ -14,15 +14,12 @@ class KeyLine(Static):
     """Textual's footer lets what does not fit run over the edge; here the last ones of the tab give way."""
 
     DEFAULT_CSS = """
-    KeyLine {
-        dock: bottom; height: 1; background: $panel;
-        link-style: none; link-color: $foreground; link-background: transparent;
-        link-style-hover: bold; link-color-hover: $foreground; link-background-hover: $boost;
-    }
+    KeyLine { dock: bottom; height: 1; background: $panel; }
     """
 
     def on_mount(self) -> None:
         """Draw whenever other keys work, for instance in another tab."""
+        self.auto_links = False  # keys can be clicked, but are not underlined
         self.screen.bindings_updated_signal.subscribe(self, self._changed)
         self.app.theme_changed_signal.subscribe(self, lambda _: self._changed(self.screen))
 

@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.events import Click
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from whisper_min.ui import words
@@ -22,6 +23,7 @@ from whisper_min.ui.filters import HELP, Filter
 from whisper_min.ui.lines import LineView
 from whisper_min.ui.model import RunView
 from whisper_min.ui.screens.card import RunCard
+from whisper_min.ui.tabs import make_pane
 from whisper_min.ui.themes import run_colour
 
 
@@ -61,6 +63,8 @@ GAP = 1
 HEAD = 4
 # A wide terminal has room for the loss as a line of blocks; narrower than this it tells nothing.
 LEAST_CURVE = 16
+# Rows that the curves need below the card.
+LEAST_CURVES = 14
 
 
 def fitting(width: int) -> list[str]:
@@ -216,6 +220,7 @@ class RunsPane(Vertical):
         self.sort, self.descending = "state", False
         self.filter = Filter()
         self.listed: list[RunView] = []
+        self._curves: list[Widget] = []
 
     def compose(self) -> ComposeResult:
         """Filter, titles, list, card."""
@@ -262,14 +267,26 @@ class RunsPane(Vertical):
         view.display = bool(names)
         if not names:
             nothing.update(f"No run fits {self.filter.text!r}; Esc lists all." if self.filter.text else "No runs yet.")
-        card = self.query_one(RunCard)
-        # the card takes what the list leaves, if that is enough to be read
-        room = self.size.height - min(len(names), max(12, self.size.height // 2)) - 2
+        self._fill(runs, selected, len(names))
+
+    def _fill(self, runs: Sequence[RunView], selected: RunView | None, lines: int) -> None:
+        """The card takes what the list leaves, if that is enough to be read; the curves take what the card leaves."""
+        height, card = self.size.height, self.query_one(RunCard)
+        room = height - min(lines, max(12, height // 2)) - 2
         card.display = selected is not None and room >= RunCard.LEAST
-        view.styles.height = "auto" if card.display else "1fr"
+        curves = card.display and room >= RunCard.LEAST + LEAST_CURVES
+        self.view.styles.height = "auto" if card.display else "1fr"
+        self.view.styles.max_height = height - RunCard.LEAST - 2 - LEAST_CURVES * curves if card.display else None
+        card.styles.height = "auto" if curves else "1fr"
         if card.display:
-            view.styles.max_height = self.size.height - RunCard.LEAST - 2
             card.show(runs, selected)
+        if curves and not self._curves:
+            self._curves = [make_pane("curves", getattr(self.app, "ascii_only", False))]
+            self.mount(*self._curves)
+        for pane in self._curves:
+            pane.display = curves
+            if curves and hasattr(pane, "show"):
+                pane.show(runs, selected)
 
     # ---- Keys.
 
