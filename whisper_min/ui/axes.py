@@ -39,7 +39,7 @@ class Scale:
             wider = (high / low) ** margin if high > low else 2.0
             # numbers at either end of what a float can hold have no room beyond them
             return cls(max(low / wider, 5e-300), min(high * wider, 1e300), log=True)
-        wider = (high - low) * margin if high - low > abs(high) * 1e-12 else max(abs(high) * 0.1, 1e-12)
+        wider = (high - low) * margin if high - low > abs(high) * 1e-12 else abs(high) * 0.1 or 1.0
         return cls(max(low - wider, -1e300), min(high + wider, 1e300))
 
     def at(self, values: Floats | float, dots: int) -> Floats:

@@ -128,12 +128,12 @@ class Canvas:
         self._glyphs[cells][free] = ord(glyph)
         self._inks[cells][free] = self._index(style)
 
-    def is_free(self, column: int, row: int, length: int) -> bool:
-        """Whether nothing is drawn in these cells of a row, all of them on the canvas."""
+    def is_free(self, column: int, row: int, length: int, *, dots: bool = True) -> bool:
+        """Whether nothing is drawn in these cells of a row, all of them on the canvas; without `dots`, no text."""
         if not (0 <= row < self.height and column >= 0 and column + length <= self.width):
             return False
         cells = (row, slice(column, column + length))
-        return not (self._dots[cells].any() or self._glyphs[cells].any())
+        return not ((dots and self._dots[cells].any()) or self._glyphs[cells].any())
 
     def rows(self) -> list[str]:
         """The characters alone, a string a row."""
@@ -147,6 +147,9 @@ class Canvas:
         blank = (self._dots == 0) & (self._glyphs == 0)
         last_inked = np.maximum.accumulate(np.where(blank, 0, np.arange(self.width)), axis=1)
         inks = np.take_along_axis(self._inks, last_inked, axis=1)
+        # but a background would show on it
+        shows = np.array([style.bgcolor is not None or bool(style.reverse) for style in self._styles])
+        inks = np.where(blank & shows[inks], 0, inks)
         row_of, starts = np.nonzero(np.diff(inks, axis=1, prepend=-1))
         first_of_row = np.searchsorted(row_of, np.arange(self.height + 1)).tolist()
         starts_list, inks_list = starts.tolist(), inks[row_of, starts].tolist()
@@ -165,7 +168,7 @@ class Canvas:
         braille = np.where(self._dots == 0, ord(" "), BRAILLE + self._dots.astype(np.uint32))
         codes = np.where(self._glyphs == 0, _ASCII[self._dots] if self.ascii_only else braille, self._glyphs)
         whole = codes.astype("<u4").tobytes().decode("utf-32-le")
-        return [whole[start : start + self.width] for start in range(0, len(whole), self.width or 1)]
+        return [whole[row * self.width : (row + 1) * self.width] for row in range(self.height)]
 
     def _index(self, style: Style) -> int:
         return self._styles.setdefault(style, len(self._styles))
@@ -206,6 +209,7 @@ def trace(x: Floats, y: Floats, across: int, down: int) -> tuple[Floats, Floats]
     segment = np.repeat(np.arange(len(steps)), steps)
     position = np.arange(len(segment)) - np.repeat(np.cumsum(steps) - steps, steps)
     along = enter[segment] + length[segment] * position / np.maximum(steps[segment] - 1, 1)
-    path_x = np.concatenate([x[finite], start_x[segment] + along * delta_x[segment]])
-    path_y = np.concatenate([y[finite], start_y[segment] + along * delta_y[segment]])
+    inside = finite & (x >= -0.5) & (x < across - 0.5) & (y >= -0.5) & (y < down - 0.5)
+    path_x = np.concatenate([x[inside], start_x[segment] + along * delta_x[segment]])
+    path_y = np.concatenate([y[inside], start_y[segment] + along * delta_y[segment]])
     return np.rint(path_x), np.rint(path_y)

@@ -14,13 +14,24 @@ from textual.widget import Widget
 
 from whisper_min.ui.plot import Colours, Curve, Drawing, Setting, draw
 
+# What a chart is made of, beside its curves.
+PARTS = ("title", "prefix", "axis", "grid", "base", "cursor", "alarm")
+
+
+def chart_colours(widget: Widget) -> Colours:
+    """The styles that the theme gives to the parts of a chart."""
+    parts = {}
+    for part in PARTS:
+        # blended with the background, whose own colour must not come along
+        style = widget.get_component_rich_style(f"chart--{part}")
+        parts[part] = Style(color=style.color, bold=style.bold)
+    return Colours(**parts, background=widget.background_colors[1])
+
 
 class Chart(Widget, can_focus=True):
     """One metric of several runs."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"chart--{part}" for part in ("title", "prefix", "axis", "grid", "base", "cursor", "alarm")
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"chart--{part}" for part in PARTS}
     DEFAULT_CSS = """
     Chart {
         width: 1fr; height: 1fr;
@@ -88,7 +99,7 @@ class Chart(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """A row of the drawing, which is made when the first one is asked for."""
         if self._drawn_for != self.size:
-            self._drawing = draw(*self.size, self.curves, self.setting, self._colours())
+            self._drawing = draw(*self.size, self.curves, self.setting, chart_colours(self))
             self._strips = self._drawing.canvas.strips(Style(bgcolor=self.rich_style.bgcolor) + self._foreground())
             self._drawn_for = self.size
             self.draws += 1
@@ -100,14 +111,6 @@ class Chart(Widget, can_focus=True):
 
     def _foreground(self) -> Style:
         return Style(color=self.rich_style.color)
-
-    def _colours(self) -> Colours:
-        parts = {}
-        for part in ("title", "prefix", "axis", "grid", "base", "cursor", "alarm"):
-            # blended with the background, whose own colour must not come along
-            style = self.get_component_rich_style(f"chart--{part}")
-            parts[part] = Style(color=style.color, bold=style.bold)
-        return Colours(**parts, background=self.background_colors[1])
 
     # ---- The mouse.
 

@@ -54,6 +54,7 @@ class CurvesPane(Vertical):
         & > #curves-search.-open { display: block; }
         & > #curves-grid { layout: grid; grid-gutter: 0 2; padding: 0 1; height: 1fr; overflow: hidden; }
         & > #curves-legend { height: auto; max-height: 9; padding: 0 1; }
+        & > #curves-head, & > #curves-legend { text-wrap: nowrap; text-overflow: ellipsis; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -296,9 +296,11 @@ def _draw_title(canvas: Canvas, curves: Sequence[Curve], how: Setting, colours: 
         name = "…" * (not how.ascii_only) + name[-max(column - 3, 1) :]
     *families, last = name.rsplit("/", 1)
     prefix = "".join(f"{family}/" for family in families)
-    focus = Style(reverse=True) if how.focused else Style.null()
-    canvas.text(0, 0, f" {prefix}" if how.focused else prefix, colours.prefix + focus)
-    canvas.text(len(prefix) + how.focused, 0, f"{last} " if how.focused else last, colours.title + focus)
+    if how.focused:
+        canvas.text(0, 0, f" {name} ", colours.title + Style(reverse=True))
+    else:
+        canvas.text(0, 0, prefix, colours.prefix)
+        canvas.text(cell_len(prefix), 0, last, colours.title)
     for said, style in readout:
         canvas.text(column, 0, said, style)
         column += cell_len(said)

@@ -16,7 +16,7 @@ from whisper_min.ui.plot import Curve
 from whisper_min.ui.view import View
 from whisper_min.ui.words import printable
 
-NAME_WIDTH = 24
+NAME_WIDTH = 20
 
 
 def legend(runs: Sequence[tuple[str, Look]], selected: str | None) -> Text:
@@ -29,7 +29,7 @@ def legend(runs: Sequence[tuple[str, Look]], selected: str | None) -> Text:
 
 
 def numbers(curves: Sequence[tuple[str, Curve]], kind: Kind, view: View) -> Text:
-    """A line a run: the value now, at the crosshair, the lowest and the highest, the original's."""
+    """A line a run: the value now, at the crosshair, the original's, the lowest and the highest."""
     lines = []
     for name, curve in curves:
         line = Text()
@@ -38,12 +38,12 @@ def numbers(curves: Sequence[tuple[str, Curve]], kind: Kind, view: View) -> Text
         line.append(f" now {format_value(curve.last, kind):<8}")
         if view.cursor is not None:
             line.append(f" here {format_value(curve.value_at(view.cursor), kind):<8}", Style(bold=True))
+        if math.isfinite(curve.base):
+            line.append(f" original {format_value(curve.base, kind):<8}")
         if np.isfinite(curve.shown).any():
             for word, index in (("lowest", np.nanargmin(curve.shown)), ("highest", np.nanargmax(curve.shown))):
                 extreme, at = float(curve.shown[index]), float(curve.x[index])
-                line.append(f" {word} {format_value(extreme, kind)} ({view.describe_x(at)}) ")
-        if math.isfinite(curve.base):
-            line.append(f" original {format_value(curve.base, kind)}")
+                line.append(f" {word} {format_value(extreme, kind)} ({view.describe_x(at)})")
         lines.append(line)
     return Text("\n").join(lines)
 
