@@ -59,6 +59,7 @@ class RunView:
         self._tails: dict[str, Tail] = {}
         self._restarts: dict[str, int] = {}
         self._preview: Table | None = None
+        self._complete = False
         self._heartbeat_seen: tuple[Any, float | None] = (None, None)
         self._watched = False
 
@@ -79,8 +80,8 @@ class RunView:
             self._watch(watched)
         done = self._read_file("metrics.jsonl", self._take_metrics, deadline)
         if done:
-            self._preview = None
-        elif self._preview is None and not self.metrics.rows:
+            self._preview, self._complete = None, True
+        elif self._preview is None and not self._complete:
             self._peek()
         done &= self._read_file("sweep.jsonl", self._take_sweep, deadline)
         if watched:
@@ -100,7 +101,7 @@ class RunView:
     def _clear(self, name: str) -> None:
         """Drop what was gathered from a file: it starts anew."""
         if name == "metrics.jsonl":
-            self.metrics, self._preview = Table(), None
+            self.metrics, self._preview, self._complete = Table(), None, False
         elif name == "system.jsonl":
             self.system = Table(one_a_step=False)
         elif name == "samples.jsonl":
