@@ -82,7 +82,7 @@ class TranscriptsPane(Vertical):
     ]
 
     def __init__(self) -> None:
-        super().__init__(id="transcripts-pane")
+        super().__init__(id="transcripts-pane", classes="nothing")
         self.run: RunView | None = None
         self.view = View()
         self.ascii_only = False
@@ -95,7 +95,7 @@ class TranscriptsPane(Vertical):
     def compose(self) -> ComposeResult:
         """Search, list, texts, sound."""
         yield Input(placeholder="words of a text, an id or a set", id="search", compact=True)
-        yield Static(id="empty")
+        yield Static("No run is selected.", id="empty")
         with Container(id="both"):
             with Vertical(id="left"):
                 yield Static(id="summary", classes="bar")
@@ -111,7 +111,6 @@ class TranscriptsPane(Vertical):
         """Letters alone where the app was started so; colours follow the theme."""
         self._draw_letters()
         self.app.theme_changed_signal.subscribe(self, lambda _: self._draw_texts())
-        self._say_nothing("No run is selected.")
 
     @property
     def listing(self) -> UtteranceList:
