@@ -15,7 +15,7 @@ import pytest
 from fake_run import config, evaluation_row, make_run, set_status, train_row
 
 from whisper_min.runs import RunFolder, merge_steps, read_jsonl
-from whisper_min.ui.model import RunView, Workspace, set_name
+from whisper_min.ui.model import Deadline, RunView, Workspace, set_name
 from whisper_min.ui.table import Table
 from whisper_min.ui.tail import LONGEST_LINE, Document, Tail, parse_records
 
@@ -289,12 +289,12 @@ def test_a_long_file_is_known_before_it_is_read(tmp_path: Path) -> None:
     )
     view = RunView(run.path, "one")
     view.refresh()
-    view.read(False, 0.0)
+    view.read(False, Deadline(0.0))
     assert view.loading
     assert view.domain_wer == pytest.approx((0.4, 0.2))
     assert view.general_wer == pytest.approx((0.05, 0.06))
     assert view.seconds_per_step == pytest.approx(0.25)
-    while not view.read(False, time.perf_counter() + 1):
+    while not view.read(False, Deadline(1.0)):
         pass
     assert not view.loading
     assert view.domain_wer == pytest.approx((0.4, 0.2))

@@ -35,6 +35,21 @@ NOT_SETS = ("non_speech", "pooled_general")
 SampleKey = tuple[str, str]
 
 
+class Deadline:
+    """So much of the processor may be spent, and no more than four times that on the wall (a slow disk's share).
+
+    By the processor's time: on a machine busy with training, the clock on the wall would be over before a line is read.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._cpu, self._wall = time.thread_time() + seconds, time.perf_counter() + 4 * seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether to stop."""
+        return time.thread_time() >= self._cpu or time.perf_counter() >= self._wall
+
+
 class RunView:
     """One run: what its folder holds, as far as it was read. `version` grows whenever something changed.
 
@@ -74,8 +89,8 @@ class RunView:
             self._heartbeat_seen = (beat, None if self._heartbeat_seen[0] is None else self.clock())
         self.version += changed
 
-    def read(self, watched: bool, deadline: float) -> bool:
-        """Read on until the deadline (of time.perf_counter); whether all is read that is known of."""
+    def read(self, watched: bool, deadline: Deadline) -> bool:
+        """Read on until the deadline; whether all is read that is known of."""
         if watched != self._watched:
             self._watch(watched)
         done = self._read_file("metrics.jsonl", self._take_metrics, deadline)
@@ -114,13 +129,13 @@ class RunView:
             self.log_count = 0
         self.version += 1
 
-    def _read_file(self, name: str, take: Callable[[list[bytes]], None], deadline: float) -> bool:
+    def _read_file(self, name: str, take: Callable[[list[bytes]], None], deadline: Deadline) -> bool:
         tail = self._tails.get(name)
         if tail is None:
             last = LOG_BYTES if name == "train.log" else None
             tail = self._tails[name] = Tail(self.path / name, last)
             self._restarts[name] = 0
-        while True:
+        while not deadline.over:
             before = tail.offset
             lines = tail.read()
             if tail.restarts != self._restarts[name]:
@@ -131,8 +146,7 @@ class RunView:
                 self.version += 1
             if tail.offset == before:
                 return True  # at the end, or at a half line
-            if time.perf_counter() >= deadline:
-                return tail.behind == 0
+        return False
 
     def _take_metrics(self, lines: list[bytes]) -> None:
         self.metrics.extend(parse_records(lines))
@@ -387,9 +401,12 @@ class Workspace:
         self._turn = 0
 
     def tick(self, budget: float = 0.02, watched: Iterable[str] = ()) -> None:
-        """Look for what is new and read it, for about `budget` seconds; the watched runs first, the rest by turns."""
-        started = time.perf_counter()
-        if started >= self._next_list:
+        """Look for what is new and read it, for about `budget` seconds; the watched runs first, the rest by turns.
+
+        Without a budget the folder is listed, and long runs are only peeked into.
+        """
+        deadline = Deadline(budget)
+        if time.perf_counter() >= self._next_list:
             self._list()
             self._next_list = time.perf_counter() + self.LIST_SECONDS
         first = [name for name in watched if name in self.runs]
@@ -402,7 +419,7 @@ class Workspace:
             if now < self._next_look.get(name, 0.0) and name not in first:
                 continue
             run.refresh()
-            done = run.read(name in first, started + budget)
+            done = run.read(name in first, deadline)
             behind |= not done
             wait = self.ENDED_SECONDS if done and run.status.get("state") in ENDED else 0.0
             self._next_look[name] = now + wait
