@@ -39,7 +39,11 @@ class Scale:
             wider = (high / low) ** margin if high > low else 2.0
             # numbers at either end of what a float can hold have no room beyond them
             return cls(max(low / wider, 5e-300), min(high * wider, 1e300), log=True)
-        wider = (high - low) * margin if high - low > abs(high) * 1e-12 else abs(high) * 0.1 or 1.0
+        size = max(abs(low), abs(high))
+        if high - low > max(size * 1e-12, 1e-290):
+            wider = (high - low) * margin
+        else:
+            wider = size * 0.1 if size > 1e-290 else 1.0
         return cls(max(low - wider, -1e300), min(high + wider, 1e300))
 
     def at(self, values: Floats | float, dots: int) -> Floats:
@@ -78,20 +82,24 @@ def nice_step(span: float, most: int) -> float:
 
 def _linear_ticks(low: float, high: float, most: int, steps: Sequence[int] = ()) -> list[float]:
     span = high - low
-    if most < 1 or not 0 < span < math.inf:
+    if not 0 < span < math.inf:
         return []
-    fitting = [step for step in steps if span / step <= most]
-    # seconds below one, days above: both in round numbers again
-    if steps and fitting and span / most > 0.5:
-        step: float = fitting[0]
-    elif steps and span > steps[-1] * most:
-        step = max(math.ceil(span / most / steps[-1]), 1) * steps[-1]
-    else:
-        step = nice_step(span, most)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    # multiples, not sums, so that 0.3 is not 0.30000000000000004 further on
-    found = [min(max(index * step, low), high) for index in range(first, min(last, first + most) + 1)]
-    return found if len(found) <= most else found[::2]
+    # n steps fit into a range, and n + 1 ticks if it begins with one
+    for fewer in range(most, 0, -1):
+        step = _round_step(span, fewer, steps)
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            # multiples, not sums, so that 0.3 is not 0.30000000000000004 further on
+            return [min(max(index * step, low), high) for index in range(first, last + 1)]
+    return []
+
+
+def _round_step(span: float, most: int, steps: Sequence[int]) -> float:
+    """A step that fits at most so often: one of `steps`, above them their last one's multiples, below round numbers."""
+    if not steps or span / most <= steps[0] / 2:
+        return nice_step(span, most)
+    fitting = (step for step in steps if span / step <= most)
+    return next(fitting, math.ceil(span / most / steps[-1]) * steps[-1])
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -125,8 +133,8 @@ def format_value(value: float, kind: Kind = "number", step: float = 0.0) -> str:
     for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
             unit = 1e3 if suffix == "k" else limit
-            decimals = _decimals(step / unit) if step else 1
-            return f"{value / unit:.{decimals}f}{suffix}"
+            said = f"{value / unit:.{_decimals(step / unit)}f}" if step else f"{value / unit:.3g}"
+            return f"{said}{suffix}"
     if step:
         return f"{value:.{_decimals(step)}f}"
     return f"{value:.4g}"
@@ -135,13 +143,15 @@ def format_value(value: float, kind: Kind = "number", step: float = 0.0) -> str:
 def format_time(seconds: float, step: float = 0.0) -> str:
     """Seconds as `0.5s`, `45s`, `3m20`, `1h05` or `2d3h`; with whole units only where ticks lie whole units apart."""
     sign, seconds = "-" if seconds < 0 else "", abs(seconds)
-    if seconds < _MINUTE:
+    if seconds < _MINUTE or 0 < step < 1:
         return f"{sign}{seconds:.{_decimals(step) if step else 0 if seconds >= 10 else 1}f}s" if seconds else "0"
     whole = round(seconds)
+    minutes, rest = divmod(whole, _MINUTE)
     if whole < _HOUR:
-        minutes, rest = divmod(whole, _MINUTE)
         return f"{sign}{minutes}m" if step >= _MINUTE and not rest else f"{sign}{minutes}m{rest:02d}"
-    if whole < 2 * _DAY:
+    if 0 < step < _MINUTE:
+        return f"{sign}{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    if whole < 2 * _DAY or 0 < step < _HOUR:
         hours, rest = divmod(round(whole / _MINUTE), _MINUTE)
         return f"{sign}{hours}h" if step >= _HOUR and not rest else f"{sign}{hours}h{rest:02d}"
     days, rest = divmod(round(whole / _HOUR), 24)

@@ -101,12 +101,14 @@ class Canvas:
         if text.isprintable() and cell_len(text) == len(text) and column >= 0:
             text = text[: max(self.width - column, 0)]  # all at once: most texts are such
             cells_of_text = row, slice(column, column + len(text))
+            self._halve(row, column, column + len(text))
             self._glyphs[cells_of_text] = np.frombuffer(text.encode("utf-32-le"), "<u4")
             self._inks[cells_of_text] = self._index(style)
             return
         for char in text:
             cells = cell_len(char) if char.isprintable() else 1
             if cells and column >= 0 and column + cells <= self.width:
+                self._halve(row, column, column + cells)
                 self._glyphs[row, column] = ord(char) if char.isprintable() else ord("?")
                 self._glyphs[row, column + 1 : column + cells] = _CONTINUED
                 self._inks[row, column : column + cells] = self._index(style)
@@ -169,6 +171,13 @@ class Canvas:
         codes = np.where(self._glyphs == 0, _ASCII[self._dots] if self.ascii_only else braille, self._glyphs)
         whole = codes.astype("<u4").tobytes().decode("utf-32-le")
         return [whole[row * self.width : (row + 1) * self.width] for row in range(self.height)]
+
+    def _halve(self, row: int, start: int, end: int) -> None:
+        """Before these cells are written: a wide character of which they take one half is gone altogether."""
+        if start < self.width and self._glyphs[row, start] == _CONTINUED:
+            self._glyphs[row, start - 1] = 0
+        if end < self.width and self._glyphs[row, end] == _CONTINUED:
+            self._glyphs[row, end] = 0
 
     def _index(self, style: Style) -> int:
         return self._styles.setdefault(style, len(self._styles))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.style import Style
@@ -144,7 +144,18 @@ class FrontierPane(Vertical):
     def __init__(self, *, ascii_only: bool = False, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id, classes=classes)
         self.ascii_only = ascii_only
+        self.by_loss = True
+        """Whether the relative loss lies along x, or else the general WER."""
         self._signature: tuple[object, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What a later session should find again."""
+        return {"by_loss": self.by_loss}
+
+    def from_json(self, record: dict[str, Any]) -> None:
+        """Take over what `to_json` gave an earlier session."""
+        self.by_loss = record.get("by_loss") is not False
+        self._signature = ()
 
     def compose(self) -> ComposeResult:
         """The drawing above, the numbers below."""
@@ -163,13 +174,12 @@ class FrontierPane(Vertical):
         looks = {run.name: look_of(run.number, self.app, ascii_only=self.ascii_only) for run in runs}
         tracks = [track_of(run) for run in runs]
         points.glyphs = ASCII_GLYPHS if self.ascii_only else GLYPHS
-        if tracks != plot.tracks or looks != plot.looks:
-            plot.tracks, plot.looks = tracks, looks
+        if (tracks, looks, self.by_loss) != (plot.tracks, plot.looks, plot.by_loss):
+            plot.tracks, plot.looks, plot.by_loss = tracks, looks, self.by_loss
             rows = [(point, looks[track.run], track) for track in reversed(tracks) for point in listed(track)]
             # the cursor stays on its point
-            again = [point for point, _, _ in rows].index(plot.picked) if plot.picked in [r[0] for r in rows] else None
             points.points = rows
-            points.cursor = again if again is not None else 0
+            points.cursor = next((index for index, row in enumerate(rows) if row[0] == plot.picked), 0)
             points.set_count(len(rows))
             plot.redraw()
 
@@ -194,7 +204,7 @@ class FrontierPane(Vertical):
     def action_axis(self) -> None:
         """General WER along x, or the relative loss."""
         plot = self.query_one(FrontierPlot)
-        plot.by_loss = not plot.by_loss
+        self.by_loss = plot.by_loss = not self.by_loss
         plot.redraw()
 
     @on(LineView.Moved)

@@ -63,7 +63,7 @@ class Track:
 def track_of(run: RunView) -> Track:
     """What a run's folder says about it."""
     evaluations = evaluations_of(run)
-    sweeps = sweeps_of(run.name, run.sweep)
+    sweeps = sweeps_of(run.name, run.sweep, run.general_sets)
     origin = next((point.general for line in (evaluations, *sweeps) for point in line if point.is_original), math.nan)
 
     def with_loss(points: Iterable[Point]) -> list[Point]:
@@ -94,8 +94,15 @@ def evaluations_of(run: RunView) -> list[Point]:
     return [point for point in points if math.isfinite(point.domain + point.general)]
 
 
-def sweeps_of(run: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Point]]:
-    """The sweeps in a run's `sweep.jsonl`, a line of points a checkpoint; rows that are not understood are left out."""
+def sweeps_of(run: str, rows: Sequence[Mapping[str, Any]], general_sets: Sequence[str] = ()) -> list[list[Point]]:
+    """The sweeps in a run's `sweep.jsonl`, a line of points a checkpoint; rows that are not understood are left out.
+
+    A row says which role its set has; where it does not, the run's own general sets are known.
+    """
+
+    def role(row: Mapping[str, Any]) -> Any:
+        return row.get("role", "general" if row.get("set") in general_sets else "domain")
+
     found: dict[tuple[int, str], dict[float, dict[str, Mapping[str, Any]]]] = {}
     chosen: tuple[object, ...] = ()
     for row in rows:
@@ -109,8 +116,8 @@ def sweeps_of(run: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Point]]:
     for (step, lines), alphas in found.items():
         points = []
         for alpha, sets in sorted(alphas.items()):
-            domain = [row["wer"] for row in sets.values() if row.get("role") == "domain"]
-            general = [(row["wer"], row.get("words", 1)) for row in sets.values() if row.get("role") == "general"]
+            domain = [row["wer"] for row in sets.values() if role(row) == "domain"]
+            general = [(row["wer"], row.get("words", 1)) for row in sets.values() if role(row) == "general"]
             if domain and general:
                 is_chosen = chosen == (step, lines, alpha)
                 points.append(Point(run, step, alpha, mean(domain), pool(general), chosen=is_chosen))

@@ -61,16 +61,15 @@ class View:
         """Show `factor` of the range, with `around` (else the crosshair, else the middle) staying where it is."""
         scale = self._scale(data)
         around = self.cursor if around is None else around
-        middle = float(scale.at(around, _FINE)) if around is not None else (_FINE - 1) / 2
-        middle = min(max(middle, 0.0), _FINE - 1.0)
+        middle = float(scale.at(around, _FINE)) if around is not None else -1.0
+        if not 0 <= middle <= _FINE - 1:
+            middle = (_FINE - 1) / 2
         self._set(scale, middle * (1 - factor), middle + (_FINE - 1 - middle) * factor, data)
 
     def pan(self, share: float, data: tuple[float, float]) -> None:
         """Move the range by a share of its width, not beyond the data."""
-        scale, ends = self._scale(data), self._ends(data)
-        first, last = (float(scale.at(end, _FINE)) for end in ends)
-        shift = min(max(share * (_FINE - 1), min(first, 0.0)), max(last - _FINE + 1, 0.0))
-        self._set(scale, shift, shift + _FINE - 1, data)
+        shift = share * (_FINE - 1)
+        self._set(self._scale(data), shift, shift + _FINE - 1, data)
 
     def select(self, low: float, high: float, data: tuple[float, float]) -> None:
         """Zoom to a range."""
@@ -121,17 +120,15 @@ class View:
     def _scale(self, data: tuple[float, float]) -> Scale:
         return Scale.around(*self.range_within(data), log=self.log_x)
 
-    def _ends(self, data: tuple[float, float]) -> tuple[float, float]:
-        whole = Scale.around(*data, log=self.log_x)
-        return whole.low, whole.high
-
     def _set(self, scale: Scale, first: float, last: float, data: tuple[float, float]) -> None:
-        """The range between two of the scale's dots; all of it is none at all."""
-        low, high = (float(scale.value(dot, _FINE)) for dot in (first, last))
-        least, most = self._ends(data)
-        if high - low <= (most - least) * 1e-6:
-            return
-        low, high = max(low, least), min(high, most)
-        whole = low <= least and high >= most
-        self.x_range = None if whole else (low, high)
-        self.at_end = not whole and high >= data[1]
+        """The range between two of the scale's dots, moved into the data; all of them is no range at all."""
+        whole = Scale.around(*data, log=self.log_x)
+        least, most = (float(scale.at(end, _FINE)) for end in (whole.low, whole.high))
+        self.at_end = False
+        if last - first >= most - least:
+            self.x_range = None
+        elif last - first > (most - least) * 1e-6:
+            shift = max(least - first, 0.0) + min(most - last, 0.0)
+            low, high = (float(scale.value(dot + shift, _FINE)) for dot in (first, last))
+            self.x_range = max(low, whole.low), min(high, whole.high)
+            self.at_end = high >= whole.high - (high - low) * 1e-6
