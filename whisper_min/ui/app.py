@@ -92,6 +92,7 @@ class WhisperApp(App[None]):
         self._known = state.load(remember, folder) if remember else {"app": {}, "folder": {}}
         self._drawn = 0.0
         self._tab, self._focus_due = "runs", True
+        self._top_line = Text()
         for theme in THEMES:
             self.register_theme(theme)
 
@@ -175,8 +176,7 @@ class WhisperApp(App[None]):
         for alert in self.guard.look(runs):
             if self.bell_on:
                 self.bell()
-            severity = "error" if alert.severe else "warning"
-            self.notify(alert.text, title=alert.run, severity=severity, markup=False)
+            self.notify(alert.text, title=alert.run, severity="error" if alert.severe else "warning", markup=False)
         self._acknowledge()
         self._draw_top(runs)
         widget = self._pane(self._tab)
@@ -204,7 +204,10 @@ class WhisperApp(App[None]):
                 left.append(words.printable(run.name), "bold" if run is selected else "")
         right = Text(f"⚠ {len(alerts)} " if alerts else "", colours["error" if _severe(alerts) else "warning"])
         left.truncate(max(0, self.size.width - right.cell_len), overflow="ellipsis", pad=True)
-        self.top.update(left + right)
+        line = left + right
+        if line != self._top_line:
+            self._top_line = line
+            self.top.update(line, layout=False)
         title = f"Alerts {len(alerts)}" if alerts else "Alerts"
         tab = self.tabs.get_tab("alerts")
         if tab.label_text != title:

@@ -51,18 +51,35 @@ class LineView(ScrollView, can_focus=True):
         self.count = 0
         self.cursor = 0
         self._colours: dict[tuple[str, str], str] = {}
+        self._drawn: list[tuple[object, bool, object]] = []
 
     def line(self, index: int, width: int) -> Text:
         """One line; overridden."""
         raise NotImplementedError
 
+    def looks(self, index: int) -> object:
+        """What a line's text depends on; where it stays equal the line is not drawn again. None: draw it always."""
+        return None
+
     def set_count(self, count: int) -> None:
-        """There are this many lines now; their text may be new."""
+        """There are this many lines now; those that look different are drawn again."""
         self.count = count
         self.cursor = max(0, min(self.cursor, count - 1))
         if self.virtual_size.height != count:
             self.virtual_size = Size(0, count)
-        self.refresh()
+        top, height = round(self.scroll_offset.y), self.size.height
+        common = (self.app.theme, self.size, top, self.has_focus)
+        drawn = [
+            (common, index == self.cursor, self.looks(index) if index < count else "")
+            for index in range(top, top + height)
+        ]
+        before = self._drawn if len(self._drawn) == len(drawn) else [None] * len(drawn)
+        changed = [y for y, (old, new) in enumerate(zip(before, drawn, strict=True)) if old != new or new[2] is None]
+        self._drawn = drawn
+        if len(changed) > height // 2:
+            self.refresh()
+        elif changed:
+            self.refresh(*(Region(0, y, self.size.width, 1) for y in changed))
 
     def colour(self, name: str) -> str:
         """A colour of the theme, as Rich writes it: primary, success, warning, error, …"""

@@ -75,6 +75,7 @@ class RunView:
         self._restarts: dict[str, int] = {}
         self._preview: Table | None = None
         self._complete = False
+        self._computed: dict[str, tuple[int, Any]] = {}
         self._heartbeat_seen: tuple[Any, float | None] = (None, None)
         self._watched = False
 
@@ -95,6 +96,7 @@ class RunView:
             self._watch(watched)
         done = self._read_file("metrics.jsonl", self._take_metrics, deadline)
         if done:
+            self.version += self._preview is not None  # what was a glimpse is the whole now
             self._preview, self._complete = None, True
         elif self._preview is None and not self._complete:
             self._peek()
@@ -283,9 +285,20 @@ class RunView:
         """Whether a process is there that would hear a command."""
         return self.state not in (*ENDED, CRASHED, "unknown")
 
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What was computed from this version already; asked for many times a tick."""
+        known = self._computed.get(name)
+        if known is None or known[0] != self.version:
+            known = self._computed[name] = (self.version, compute())
+        return known[1]
+
     @property
     def seconds_per_step(self) -> float | None:
         """Median over the newest steps; evaluations between them do not count."""
+        pace: float | None = self._once("pace", self._pace)
+        return pace
+
+    def _pace(self) -> float | None:
         series = (self._preview or self.metrics).get("train/loss")
         if series is None or len(series) < 2:
             return None
@@ -311,6 +324,10 @@ class RunView:
     @property
     def eval_sets(self) -> list[str]:
         """Names of the sets that were evaluated, in the order of the command line."""
+        sets: list[str] = self._once("sets", self._eval_sets)
+        return sets
+
+    def _eval_sets(self) -> list[str]:
         table = self._preview or self.metrics
         found = {key.split("/")[1] for key in table if re.fullmatch(r"eval/[^/]+/(wer|drift)", key)} - {*NOT_SETS}
         order = [set_name(word) for key in ("eval_data", "retain") for word in as_list(self.config.get(key))]
@@ -319,6 +336,10 @@ class RunView:
     @property
     def general_sets(self) -> list[str]:
         """The sets of everything else (`--retain`)."""
+        sets: list[str] = self._once("general sets", self._general_sets)
+        return sets
+
+    def _general_sets(self) -> list[str]:
         named = {set_name(word) for word in as_list(self.config.get("retain"))} | {"general"}
         return [name for name in self.eval_sets if name in named]
 
@@ -331,7 +352,10 @@ class RunView:
     @property
     def domain_wer(self) -> tuple[float, float]:
         """Mean over the domain's sets: the first (the original's) and the newest, as fractions; NaN if unknown."""
-        return self._mean_wer(self.oldest), self._mean_wer(self.newest)
+        both: tuple[float, float] = self._once(
+            "domain", lambda: (self._mean_wer(self.oldest), self._mean_wer(self.newest))
+        )
+        return both
 
     def _mean_wer(self, value: Callable[[str], float]) -> float:
         rates = [rate for name in self.domain_sets if math.isfinite(rate := value(f"eval/{name}/wer"))]
@@ -340,7 +364,10 @@ class RunView:
     @property
     def general_wer(self) -> tuple[float, float]:
         """The general sets pooled as one count of errors: the first (the original's) and the newest."""
-        return self._pooled_wer(self.oldest), self._pooled_wer(self.newest)
+        both: tuple[float, float] = self._once(
+            "general", lambda: (self._pooled_wer(self.oldest), self._pooled_wer(self.newest))
+        )
+        return both
 
     def _pooled_wer(self, value: Callable[[str], float]) -> float:
         errors = words = 0.0

@@ -39,9 +39,9 @@ class RunCard(Static):
         grid.add_column(style=colours["secondary"], no_wrap=True)
         grid.add_column(overflow="ellipsis", no_wrap=True)
         title = Text(words.printable(run.name), "bold")
-        for line in (describe(run), reason(run)):
-            if line:
-                title.append(f"  {line}", colours["secondary"])
+        for words_of_it in (describe(run), reason(run)):
+            if words_of_it:
+                title.append(f"  {words_of_it}", colours["secondary"])
         grid.add_row("run", title)
         room = max(10, width - 64)
         for name in [*run.domain_sets, *run.general_sets]:

@@ -87,6 +87,13 @@ class RunList(LineView):
         self.pinned: Sequence[str] = ()
         self._curves: dict[str, tuple[tuple[int, int], str]] = {}
 
+    def looks(self, index: int) -> object:
+        """Everything in the line that changes with time or by a key."""
+        run = self.runs[index]
+        by_key = (run.name, run.number, run.name in self.marked, run.name in self.pinned, len(self.runs))
+        numbers = (run.step, run.max_steps, run.domain_wer, run.general_wer, len(run.metrics.get("train/loss") or ()))
+        return (by_key, run.state, numbers, words.age(run.heartbeat_age), words.duration(run.eta))
+
     def line(self, index: int, width: int) -> Text:
         """One run."""
         run = self.runs[index]
@@ -136,6 +143,7 @@ class Titles(Static):
     """The line of column titles; a click sorts."""
 
     _ends: Sequence[tuple[int, str]] = ()
+    _drawn: object = None
 
     class Sort(Message):
         """Sort by this column."""
@@ -159,7 +167,10 @@ class Titles(Static):
             if name == "name" and room_of_curve:
                 text.append(fit("loss", room_of_curve + GAP))
             ends.append((text.cell_len, name))
-        self.update(text)
+        state = (text.plain, self.app.theme)
+        if state != self._drawn:
+            self._drawn = state
+            self.update(text, layout=False)
 
     def on_click(self, event: Click) -> None:
         """Which title lies there."""
