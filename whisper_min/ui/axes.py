@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -158,6 +159,7 @@ def format_time(seconds: float, step: float = 0.0) -> str:
     return f"{sign}{days}d" if not rest else f"{sign}{days}d{rest}h"
 
 
+@lru_cache(1024)
 def _decimals(step: float) -> int:
     """Digits behind the point that tell multiples of a step apart."""
     if step <= 0:

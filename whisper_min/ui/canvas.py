@@ -62,6 +62,7 @@ class Canvas:
         self._glyphs = np.zeros((height, width), np.uint32)
         self._inks = np.zeros((height, width), np.intp)
         self._styles: dict[Style, int] = {Style.null(): 0}
+        self._has_wide = False
 
     @property
     def size_in_dots(self) -> tuple[int, int]:
@@ -111,6 +112,7 @@ class Canvas:
                 self._halve(row, column, column + cells)
                 self._glyphs[row, column] = ord(char) if char.isprintable() else ord("?")
                 self._glyphs[row, column + 1 : column + cells] = _CONTINUED
+                self._has_wide |= cells > 1
                 self._inks[row, column : column + cells] = self._index(style)
             column += cells
 
@@ -174,6 +176,8 @@ class Canvas:
 
     def _halve(self, row: int, start: int, end: int) -> None:
         """Before these cells are written: a wide character of which they take one half is gone altogether."""
+        if not self._has_wide:
+            return
         if start < self.width and self._glyphs[row, start] == _CONTINUED:
             self._glyphs[row, start - 1] = 0
         if end < self.width and self._glyphs[row, end] == _CONTINUED:

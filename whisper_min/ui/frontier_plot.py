@@ -9,15 +9,17 @@ import numpy as np
 from rich.cells import cell_len
 from rich.style import Style
 
+from whisper_min.ui import frame
 from whisper_min.ui.axes import Kind, Scale, format_value
-from whisper_min.ui.canvas import DOTS_X, DOTS_Y, Canvas
+from whisper_min.ui.canvas import Canvas
+from whisper_min.ui.frame import LABELS, LEAST_HEIGHT, LEAST_WIDTH, Frame
 from whisper_min.ui.looks import Look
-from whisper_min.ui.plot import LABELS, LEAST_HEIGHT, LEAST_WIDTH, Colours, spacing
+from whisper_min.ui.plot import Colours
 from whisper_min.ui.points import Point, Track
 
-_NAMES = ("side", "tick", "corner", "floor", "mark", "original", "chosen", "between", "budget", "beyond", "better")
-GLYPHS = dict(zip(_NAMES, "│┤└─┴◎★∙┊╱↙", strict=True))
-ASCII_GLYPHS = dict(zip(_NAMES, "|++-+OC.:  ", strict=True))
+_NAMES = ("original", "chosen", "between", "budget", "beyond", "better")
+GLYPHS = frame.GLYPHS | dict(zip(_NAMES, "◎★∙┊╱↙", strict=True))
+ASCII_GLYPHS = frame.ASCII_GLYPHS | dict(zip(_NAMES, "OC.:  ", strict=True))
 
 
 class FrontierDrawing:
@@ -39,8 +41,6 @@ class FrontierDrawing:
         self.by_loss, self.picked, self.ascii_only = by_loss, picked, ascii_only
         self.glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
         self.points = [point for track in tracks for point in track.points if math.isfinite(self.x_of(point))]
-        self.left, self.top = LABELS, 1
-        self.columns, self.rows = size[0] - LABELS, size[1] - 3
         self._draw()
 
     def x_of(self, point: Point) -> float:
@@ -74,8 +74,8 @@ class FrontierDrawing:
             return
         xs = [self.x_of(point) for point in self.points] + self.budgets + [0.0] * self.by_loss
         ys = [point.domain for point in self.points]
-        self.x = Scale.around(min(xs), max(xs), margin=0.06)
-        self.y = Scale.around(min(ys), max(ys), margin=0.08)
+        x, y = Scale.around(min(xs), max(xs), margin=0.06), Scale.around(min(ys), max(ys), margin=0.08)
+        self.frame = Frame(canvas, x, y, LABELS, 1, canvas.width - LABELS, canvas.height - 3)
         for track in self.tracks:
             self._line(track.evaluations, self.looks[track.run].dimmed(self.colours.background, 0.55))
             for sweep in track.sweeps:
@@ -84,21 +84,18 @@ class FrontierDrawing:
         self._budget_lines()
         self._labels(marked)
         self._beyond()
-        self._frame()
-
-    def _dots(self, x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        across, down = self.columns * DOTS_X, self.rows * DOTS_Y
-        dots_x = self.x.at(np.array(x, float), across) + self.left * DOTS_X
-        return dots_x, down - 1 - self.y.at(np.array(y, float), down) + self.top * DOTS_Y
+        y_ticks = frame.labelled(y, max(self.frame.rows // 3, 2), "percent")
+        x_ticks = frame.labelled(x, max(self.frame.columns // 14, 2), self._kind)
+        self.frame.axes(y_ticks, x_ticks, self.glyphs, self.colours.axis)
 
     def cell(self, point: Point) -> tuple[int, int]:
         """Column and row of a point."""
-        x, y = self._dots([self.x_of(point)], [point.domain])
-        return int(np.rint(x[0])) // DOTS_X, int(np.rint(y[0])) // DOTS_Y
+        columns, rows = self.frame.cells([self.x_of(point)], [point.domain])
+        return columns[0], rows[0]
 
     def _line(self, points: Sequence[Point], style: Style, dash: int = 0) -> None:
-        dots = self._dots([self.x_of(point) for point in points], [point.domain for point in points])
-        self.canvas.lines(*dots, style, dash=dash, window=(self.left, self.top, self.columns, self.rows))
+        x, y = np.array([self.x_of(point) for point in points]), np.array([point.domain for point in points])
+        self.frame.line(x, y, style, dash)
 
     def _marks(self) -> list[tuple[Point, Style]]:
         """Every point's glyph; the more it tells, the later, so that nothing hides it. In the order of labels."""
@@ -148,49 +145,29 @@ class FrontierDrawing:
         right, left = column + 2, column - 1 - width
         places = [(right, row), (left, row)]
         places += [(start, line) for line in (row - 1, row + 1) for start in (right - 1, left + 1)]
-        ends = self.left, self.left + self.columns - width
-        return [at for at in places if ends[0] <= at[0] <= ends[1] and self.top <= at[1] < self.top + self.rows]
+        left, top, columns, rows = self.frame.window
+        ends = left, left + columns - width
+        return [at for at in places if ends[0] <= at[0] <= ends[1] and top <= at[1] < top + rows]
 
     def _budget_lines(self) -> None:
+        _, top, _, rows = self.frame.window
         for budget in self.budgets:
-            column = int(np.rint(self._dots([budget], [0.0])[0][0])) // DOTS_X
+            column = self.frame.column(budget)
             text = f"budget {format_value(budget, self._kind)}"
             start = column + 1 if column + 2 + len(text) <= self.canvas.width else column - len(text)
-            rows = range(self.top, self.top + self.rows)
-            row = next((row for row in rows if self.canvas.is_free(start - 1, row, len(text) + 2)), None)
+            lines = range(top, top + rows)
+            row = next((row for row in lines if self.canvas.is_free(start - 1, row, len(text) + 2)), None)
             if row is not None:
                 self.canvas.text(start, row, text, self.colours.alarm)
-            self.canvas.fill(column, self.top, 1, self.rows, self.glyphs["budget"], self.colours.alarm)
+            self.canvas.fill(column, top, 1, rows, self.glyphs["budget"], self.colours.alarm)
 
     def _beyond(self) -> None:
         """What lies beyond every budget is hatched."""
         if self.budgets:
-            column = int(np.rint(self._dots([self.budgets[-1]], [0.0])[0][0])) // DOTS_X + 1
-            beyond = max(self.canvas.width - column, 0)
-            self.canvas.fill(column, self.top, beyond, self.rows, self.glyphs["beyond"], self.colours.grid)
+            column = self.frame.column(self.budgets[-1]) + 1
+            _, top, _, rows = self.frame.window
+            self.canvas.fill(column, top, self.canvas.width - column, rows, self.glyphs["beyond"], self.colours.grid)
 
     @property
     def _kind(self) -> Kind:
         return "signed" if self.by_loss else "percent"
-
-    def _frame(self) -> None:
-        canvas, axis, floor, style = self.canvas, self.left - 1, self.top + self.rows, self.colours.axis
-        ticks = self.y.ticks(max(self.rows // 3, 2), "percent")
-        step = spacing(ticks, self.y)
-        canvas.fill(axis, self.top, 1, self.rows, self.glyphs["side"], style)
-        for tick in ticks:
-            row = int(np.rint(self._dots([self.x.low], [tick])[1][0])) // DOTS_Y
-            label = format_value(tick, "percent", step)
-            canvas.text(axis - len(label), row, label, style)
-            canvas.text(axis, row, self.glyphs["tick"], style)
-        canvas.text(axis, floor, self.glyphs["corner"] + self.glyphs["floor"] * self.columns, style)
-        ticks = self.x.ticks(max(self.columns // 14, 2), self._kind)
-        step, free = spacing(ticks, self.x), 0
-        for tick in ticks:
-            label = format_value(tick, self._kind, step)
-            column = int(np.rint(self._dots([tick], [0.0])[0][0])) // DOTS_X
-            canvas.text(column, floor, self.glyphs["mark"], style)
-            start = min(max(column - len(label) // 2, 0), canvas.width - len(label))
-            if free <= start:
-                canvas.text(start, floor + 1, label, style)
-                free = start + len(label) + 1

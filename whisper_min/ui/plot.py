@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,12 @@ from rich.style import Style
 from textual.color import Color
 
 from whisper_min.ui.axes import Kind, Scale, format_value
-from whisper_min.ui.canvas import DOTS_X, DOTS_Y, Canvas
+from whisper_min.ui.canvas import DOTS_X, Canvas
+from whisper_min.ui.frame import ASCII_GLYPHS, GLYPHS, LABELS, LEAST_HEIGHT, LEAST_WIDTH, Frame, labelled
 from whisper_min.ui.looks import Look
 from whisper_min.ui.smoothing import thin
 
 Floats = NDArray[np.floating[Any]]
-
-# Below this there is room for a title alone.
-LEAST_WIDTH, LEAST_HEIGHT = 14, 5
-# Columns for the labels at the left and the axis, the same for most charts, so that those of a grid stand in line.
-LABELS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +68,11 @@ class Curve:
     def between(self, low: float, high: float) -> slice:
         """Where `x` lies in a range."""
         return slice(int(np.searchsorted(self.x, low)), int(np.searchsorted(self.x, high, side="right")))
+
+    @cached_property
+    def has_values(self) -> bool:
+        """Whether anything of it can be drawn."""
+        return bool(np.isfinite(self.y).any())
 
     @cached_property
     def missing(self) -> Floats:
@@ -144,13 +144,11 @@ def draw(width: int, height: int, curves: Sequence[Curve], how: Setting, colours
         return Drawing(canvas, x_scale, 0, 0)
     plot_height = height - 3
     y_scale = y_range(curves, x_scale, how, (width - LABELS) * DOTS_X)
-    ticks = y_scale.ticks(max(plot_height // 2, 2), how.kind)
-    step = spacing(ticks, y_scale)
-    labels = [format_value(tick, how.kind, step) for tick in ticks]
-    left = min(max([LABELS - 1, *(len(label) for label in labels)]) + 1, width // 2)
+    ticks = labelled(y_scale, max(plot_height // 2, 2), how.kind)
+    left = min(max([LABELS - 1, *(len(label) for _, label in ticks)]) + 1, width // 2)
     dots = (width - left) * DOTS_X
     plot = _Plot(canvas, x_scale, y_scale, left, 1, width - left, plot_height)
-    glyphs = _ASCII_GLYPHS if how.ascii_only else _GLYPHS
+    glyphs = ASCII_GLYPHS if how.ascii_only else GLYPHS
 
     for curve in curves:
         if math.isfinite(curve.base):
@@ -165,19 +163,11 @@ def draw(width: int, height: int, curves: Sequence[Curve], how: Setting, colours
         plot.gaps(curve, glyphs["gap"], colours.alarm)
     if how.cursor is not None:
         plot.cursor(curves, how.cursor, glyphs["cursor"], colours.cursor)
-    for tick, label in zip(ticks, labels, strict=True):
-        row = plot.row(tick)
-        canvas.text(left - 1 - cell_len(label), row, label, colours.axis)
-        canvas.fill(left, row, plot.columns, 1, glyphs["grid"], colours.grid)
-    if not any(np.isfinite(curve.y).any() for curve in curves):
+    if not any(curve.has_values for curve in curves):
         canvas.text(left + 1, 1 + plot_height // 2, "no values yet"[: plot.columns - 1], colours.axis)
-    _draw_frame(canvas, plot, ticks, how, colours, glyphs)
+    x_ticks = labelled(x_scale, max(plot.columns // 10, 2), how.x_kind)
+    plot.axes(ticks, x_ticks, glyphs, colours.axis, grid=colours.grid)
     return Drawing(canvas, x_scale, left, plot.columns)
-
-
-_NAMES = ("side", "tick", "corner", "floor", "mark", "grid", "cursor", "gap")
-_GLYPHS = dict(zip(_NAMES, "│┤└─┴┈│×", strict=True))
-_ASCII_GLYPHS = dict(zip(_NAMES, "|++-+ :!", strict=True))
 
 
 def y_range(curves: Sequence[Curve], x_scale: Scale, how: Setting, dots: int) -> Scale:
@@ -193,52 +183,19 @@ def y_range(curves: Sequence[Curve], x_scale: Scale, how: Setting, dots: int) ->
         values = values[values > 0]
     if not len(values):
         return Scale.around(math.nan, math.nan, log=how.log_y)
-    low, high = (float(end) for end in np.percentile(values, (2, 98) if how.clip else (0, 100)))
+    low, high = (float(end) for end in (np.percentile(values, (2, 98)) if how.clip else (values.min(), values.max())))
     scale = Scale.around(low, high, log=how.log_y, margin=0.04)
     # what is never negative gets no axis below zero
     return Scale(0.0, scale.high) if low >= 0 > scale.low and not how.log_y else scale
 
 
-def spacing(ticks: Sequence[float], scale: Scale) -> float:
-    """The smallest distance between ticks: as many decimals as it asks for; 0 where they are powers."""
-    if len(ticks) < 2 or (scale.log and scale.high / scale.low >= 10):
-        return 0.0
-    return min(after - before for before, after in pairwise(ticks))
-
-
-@dataclass(frozen=True)
-class _Plot:
-    """The rectangle inside the axes."""
-
-    canvas: Canvas
-    x: Scale
-    y: Scale
-    left: int
-    top: int
-    columns: int
-    rows: int
-
-    def dots(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Dots of the canvas; not finite outside of the plot's rows or columns by more than a dot's reach."""
-        across, down = self.columns * DOTS_X, self.rows * DOTS_Y
-        return self.x.at(x, across) + self.left * DOTS_X, down - 1 - self.y.at(y, down) + self.top * DOTS_Y
-
-    def row(self, y: float) -> int:
-        """The row of a value."""
-        return int(np.rint(self.dots(np.zeros(1), np.array([y]))[1][0])) // DOTS_Y
-
-    def line(self, x: Floats, y: Floats, style: Style) -> None:
-        """A curve, thinned already."""
-        self.canvas.lines(*self.dots(x, y), style, window=self._window)
-
-    @property
-    def _window(self) -> tuple[int, int, int, int]:
-        return self.left, self.top, self.columns, self.rows
+class _Plot(Frame):
+    """The curves' part of a chart."""
 
     def level(self, y: float, style: Style) -> None:
         """A dashed horizontal line."""
         ends = np.array([self.x.low, self.x.high])
-        self.canvas.lines(*self.dots(ends, np.array([y, y])), style, dash=2, window=self._window)
+        self.line(ends, np.array([y, y]), style, dash=2)
 
     def markers(self, curve: Curve, how: Setting, number: int) -> None:
         """The run's marker at every point where they are few, else at the curve's end, or in intervals along it."""
@@ -253,14 +210,6 @@ class _Plot:
             x, y = x[chosen], y[chosen]
         self.marks(x, y, curve.look.marker, curve.look.style)
 
-    def marks(self, x: Floats, y: Floats, glyph: str, style: Style) -> None:
-        """Characters at points, those inside the plot."""
-        dots_x, dots_y = self.dots(x, y)
-        with np.errstate(invalid="ignore"):
-            cell_x, cell_y = np.rint(dots_x) // DOTS_X, np.rint(dots_y) // DOTS_Y
-        inside = (cell_y >= self.top) & (cell_y < self.top + self.rows) & (cell_x >= self.left)
-        self.canvas.marks(dots_x[inside], dots_y[inside], glyph, style)
-
     def gaps(self, curve: Curve, glyph: str, style: Style) -> None:
         """On the floor, where values were not finite."""
         if len(curve.missing):
@@ -270,13 +219,12 @@ class _Plot:
         """The crosshair: a line down, and every curve's value marked on it."""
         if not self.x.low <= x <= self.x.high:
             return
-        column = int(np.rint(self.dots(np.array([x]), np.zeros(1))[0][0])) // DOTS_X
         for curve in curves:
             index = curve.near(x)
             if index is not None and math.isfinite(curve.shown[index]):
                 at = curve.x[index : index + 1], curve.shown[index : index + 1]
                 self.marks(*at, curve.look.marker, curve.look.style + Style(bold=True, reverse=True))
-        self.canvas.fill(column, self.top, 1, self.rows, glyph, style)
+        self.canvas.fill(self.column(x), self.top, 1, self.rows, glyph, style)
 
 
 def _draw_title(canvas: Canvas, curves: Sequence[Curve], how: Setting, colours: Colours) -> None:
@@ -304,24 +252,3 @@ def _draw_title(canvas: Canvas, curves: Sequence[Curve], how: Setting, colours: 
     for said, style in readout:
         canvas.text(column, 0, said, style)
         column += cell_len(said)
-
-
-def _draw_frame(
-    canvas: Canvas, plot: _Plot, ticks: Sequence[float], how: Setting, colours: Colours, glyphs: dict[str, str]
-) -> None:
-    """The axes at the left and below, and the labels below."""
-    axis, floor = plot.left - 1, plot.top + plot.rows
-    canvas.fill(axis, plot.top, 1, plot.rows, glyphs["side"], colours.axis)
-    for tick in ticks:
-        canvas.text(axis, plot.row(tick), glyphs["tick"], colours.axis)
-    canvas.text(axis, floor, glyphs["corner"] + glyphs["floor"] * plot.columns, colours.axis)
-    x_ticks = plot.x.ticks(max(plot.columns // 10, 2), how.x_kind)
-    step, free = spacing(x_ticks, plot.x), 0
-    for tick in x_ticks:
-        label = format_value(tick, how.x_kind, step)
-        column = int(np.rint(plot.dots(np.array([tick]), np.zeros(1))[0][0])) // DOTS_X
-        canvas.text(column, floor, glyphs["mark"], colours.axis)
-        start = min(max(column - cell_len(label) // 2, 0), canvas.width - cell_len(label))
-        if start >= free:
-            canvas.text(start, floor + 1, label, colours.axis)
-            free = start + cell_len(label) + 1
