@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,11 @@ def to_numbers(values: Sequence[Any]) -> NDArray[np.float64]:
     return numbers
 
 
+def fits(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the steps of these rows are numbers that numpy holds."""
+    return all(-(2**53) < step < 2**53 for step in map(itemgetter(STEP), rows))
+
+
 def _to_number(value: Any) -> float:
     try:
         return float(value) if isinstance(value, (int, float)) else math.nan
@@ -117,9 +123,14 @@ class Table:
 
     def extend(self, records: Sequence[dict[str, Any]]) -> None:
         """Take rows in, in the file's order; rows without a step are passed over."""
-        records = [row for row in records if type(row.get(STEP)) is int and abs(row[STEP]) < 2**53]
         for keys, group in groupby(records, key=tuple):
             rows = list(group)
+            if STEP not in keys:
+                continue
+            if set(map(type, map(itemgetter(STEP), rows))) != {int} or not fits(rows):
+                rows = [row for row in rows if type(row[STEP]) is int and fits([row])]
+                if not rows:
+                    continue
             block = self._blocks.get(keys)
             if block is None and len(self._blocks) < MOST_SHAPES:
                 block = self._blocks[keys] = _Block(keys)

@@ -101,8 +101,9 @@ def parse_records(lines: list[bytes]) -> list[dict[str, Any]]:
         return []
     try:
         records = json.loads(b"[" + b",".join(lines) + b"]")
-        if len(records) == len(lines):
-            return [record for record in records if isinstance(record, dict)]
+        if len(records) == len(lines) and set(map(type, records)) == {dict}:
+            whole: list[dict[str, Any]] = records
+            return whole
     except (ValueError, RecursionError):
         pass
     records = []
