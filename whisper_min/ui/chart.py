@@ -78,6 +78,7 @@ class Chart(Widget, can_focus=True):
         self._strips: list[Strip] = []
         self._drawn_for: Size | None = None
         self._pressed_at: float | None = None
+        self._colours: Colours | None = None
 
     def show(self, curves: Sequence[Curve], setting: Setting) -> None:
         """Draw these, unless they are drawn already."""
@@ -93,13 +94,14 @@ class Chart(Widget, can_focus=True):
 
     def notify_style_update(self) -> None:
         """The theme changed, or the focus."""
-        self._drawn_for = None
+        self._drawn_for = self._colours = None
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
         """A row of the drawing, which is made when the first one is asked for."""
         if self._drawn_for != self.size:
-            self._drawing = draw(*self.size, self.curves, self.setting, chart_colours(self))
+            self._colours = self._colours or chart_colours(self)
+            self._drawing = draw(*self.size, self.curves, self.setting, self._colours)
             self._strips = self._drawing.canvas.strips(Style(bgcolor=self.rich_style.bgcolor) + self._foreground())
             self._drawn_for = self.size
             self.draws += 1

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Container
 from textual.widgets import Input, Static
 
 from whisper_min.ui.chart import Chart
@@ -21,7 +20,8 @@ from whisper_min.ui.metric_names import in_order, kind_of
 from whisper_min.ui.model import RunView
 from whisper_min.ui.plot import Curve, Setting
 from whisper_min.ui.readout import legend, numbers, settings
-from whisper_min.ui.view import AXIS_KINDS, View
+from whisper_min.ui.view import AXIS_KINDS
+from whisper_min.ui.view_keys import ViewKeys
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,7 +44,7 @@ def grid_for(width: int, height: int, count: int) -> tuple[int, int]:
     return columns, rows
 
 
-class CurvesPane(Vertical):
+class CurvesPane(ViewKeys):
     """Shows the metrics of runs; `show` is called at every tick and does nothing where nothing changed."""
 
     DEFAULT_CSS = """
@@ -61,21 +61,6 @@ class CurvesPane(Vertical):
         Binding("enter", "open", "Open chart"),
         Binding("escape", "back", "Back", show=False),
         Binding("slash", "search", "Search"),
-        Binding("s", "smooth(1)", "Smoother"),
-        Binding("S", "smooth(-1)", "Less smooth", show=False),
-        Binding("x", "axis", "X axis"),
-        Binding("X", "log_x", "Log x", show=False),
-        Binding("y", "log_y", "Log y"),
-        Binding("o", "clip", "Leave outliers out", show=False),
-        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", show=False),
-        Binding("minus", "zoom(2)", "Zoom out", show=False),
-        Binding("shift+left,H", "pan(-0.25)", "Pan left", show=False),
-        Binding("shift+right,L", "pan(0.25)", "Pan right", show=False),
-        Binding("comma", "cursor(-0.01)", "Crosshair left", show=False),
-        Binding("full_stop", "cursor(0.01)", "Crosshair right", show=False),
-        Binding("less_than_sign", "cursor(-0.1)", "Crosshair far left", show=False),
-        Binding("greater_than_sign", "cursor(0.1)", "Crosshair far right", show=False),
-        Binding("0", "reset", "Reset zoom and crosshair", show=False),
         Binding("left,h", "move(-1,0)", "Chart to the left", show=False),
         Binding("right,l", "move(1,0)", "Chart to the right", show=False),
         Binding("up,k", "move(0,-1)", "Chart above", show=False),
@@ -86,7 +71,7 @@ class CurvesPane(Vertical):
 
     def __init__(self, *, ascii_only: bool = False, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id, classes=classes)
-        self.view, self.ascii_only = View(), ascii_only
+        self.ascii_only = ascii_only
         self.keys: list[str] = []
         """The metrics, in order; `active` is the number of the one that keys act on."""
         self.active = 0
@@ -96,9 +81,8 @@ class CurvesPane(Vertical):
         self._store = CurveStore()
         self._charts: list[Chart] = []
         self._shape = (1, 1)
-        self._data = (0.0, 1.0)
         self._signature: tuple[object, ...] = ()
-        self._by_mouse = self._wants_focus = False
+        self._wants_focus = False
         self._texts: dict[str, Text] = {}
 
     def compose(self) -> ComposeResult:
@@ -153,9 +137,9 @@ class CurvesPane(Vertical):
         pairs = [self._curves_of(key) for key in shown]
         curves = [[curve for _, curve in each] for each in pairs]
         self._store.keep([run.name for run in self._runs], shown)
-        ends = [(x[0], x[-1]) for each in curves for curve in each if len(x := curve.x[np.isfinite(curve.x)])]
-        self._data = (float(min(low for low, _ in ends)), float(max(high for _, high in ends))) if ends else (0.0, 1.0)
-        x_range = self.view.range_within(self._data)
+        ends = [curve.ends for each in curves for curve in each if curve.ends is not None]
+        self.data = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 1.0)
+        x_range = self.view.range_within(self.data)
         marked = self.ascii_only or self.app.no_color
         for chart, key, its_curves in zip(self._charts, shown, curves, strict=False):
             how = Setting(
@@ -284,52 +268,6 @@ class CurvesPane(Vertical):
         search.remove_class("-open")
         search.disabled = True
 
-    def action_smooth(self, steps: int) -> None:
-        """More smoothing, or less."""
-        self.view.smooth(steps)
-        self.sync()
-
-    def action_axis(self) -> None:
-        """The next kind of x."""
-        self.view.next_axis()
-        self.sync()
-
-    def action_log_x(self) -> None:
-        """A logarithmic x, or a linear one again."""
-        self.view.log_x = not self.view.log_x
-        self.sync()
-
-    def action_log_y(self) -> None:
-        """A logarithmic y for the active chart, or a linear one again."""
-        self.view.log_y ^= {self.active_key}
-        self.sync()
-
-    def action_clip(self) -> None:
-        """Leave the most extreme values out of the ranges of y, or take them in again."""
-        self.view.clip = not self.view.clip
-        self.sync()
-
-    def action_zoom(self, factor: float) -> None:
-        """Show less of x, or more."""
-        self.view.zoom(factor, None, self._data)
-        self.sync()
-
-    def action_pan(self, share: float) -> None:
-        """Move along x."""
-        self.view.pan(share, self._data)
-        self.sync()
-
-    def action_cursor(self, share: float) -> None:
-        """Move the crosshair of all charts."""
-        self._by_mouse = False
-        self.view.move_cursor(share, self._data)
-        self.sync()
-
-    def action_reset(self) -> None:
-        """Everything in sight again."""
-        self.view.reset()
-        self.sync()
-
     # ---- What charts and the search say.
 
     @on(Input.Changed, "#curves-search")
@@ -348,8 +286,8 @@ class CurvesPane(Vertical):
     @on(Chart.Pointed)
     def _pointed(self, event: Chart.Pointed) -> None:
         event.stop()
-        if event.x is not None or self._by_mouse:
-            self._by_mouse = event.x is not None
+        if event.x is not None or self.by_mouse:
+            self.by_mouse = event.x is not None
             self.view.cursor = event.x
             self.sync()
 
@@ -357,15 +295,15 @@ class CurvesPane(Vertical):
     def _zoomed(self, event: Chart.Zoomed) -> None:
         event.stop()
         if event.pan:
-            self.view.pan(event.pan, self._data)
+            self.view.pan(event.pan, self.data)
         else:
-            self.view.zoom(event.factor, event.x, self._data)
+            self.view.zoom(event.factor, event.x, self.data)
         self.sync()
 
     @on(Chart.Selected)
     def _range_selected(self, event: Chart.Selected) -> None:
         event.stop()
-        self.view.select(event.low, event.high, self._data)
+        self.view.select(event.low, event.high, self.data)
         self.sync()
 
     @on(Chart.Opened)

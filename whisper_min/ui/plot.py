@@ -41,6 +41,12 @@ class Curve:
         """What the eye should follow, and what is read out."""
         return self.y if self.smoothed is None else self.smoothed
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The lowest and the highest `x`; None where no value has a place along x."""
+        first = int(np.searchsorted(self.x, -np.inf, side="right"))
+        return (float(self.x[first]), float(self.x[-1])) if first < len(self.x) else None
+
     def near(self, x: float) -> int | None:
         """The number of the value nearest to `x`; None outside of the run."""
         if not len(self.x) or not self.x[0] <= x <= self.x[-1]:
@@ -72,7 +78,7 @@ class Curve:
     @cached_property
     def has_values(self) -> bool:
         """Whether anything of it can be drawn."""
-        return bool(np.isfinite(self.y).any())
+        return len(self.missing) < len(self.y)
 
     @cached_property
     def missing(self) -> Floats:
