@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 from textual.widgets import Static
 
 from whisper_min.ui import diff, words
-from whisper_min.ui.diff import Counts
 from whisper_min.ui.utterances import Row, number, said
 
-LABELS = ("reference", "model", "original")
 Styles = Mapping[str, Style | str]
 LONGEST = 600  # characters shown of a text as it was written: loops go on
+LABEL = 14  # cells of a run's name
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who wrote a transcript: the model, the original, or another run that is marked."""
+
+    label: str
+    scored: str
+    written: str
+    rate: float
+
+
+def voices(row: Row, others: Sequence[tuple[str, Row]] = ()) -> list[Voice]:
+    """The model, the original where it is known, and the others, by their runs' names."""
+    found = [Voice("model", said(row, "hypothesis_normalized"), said(row, "hypothesis"), number(row.get("wer")))]
+    if isinstance(row.get("original"), str):
+        rate = number(row.get("original_wer"))
+        found.append(Voice("original", said(row, "original_normalized"), said(row, "original"), rate))
+    for name, its in others:
+        label = set_cell_size(diff.plain(name), LABEL).rstrip()
+        rate = number(its.get("wer"))
+        found.append(Voice(label, said(its, "hypothesis_normalized"), said(its, "hypothesis"), rate))
+    return found
 
 
 class Detail(Static):
@@ -25,71 +50,79 @@ class Detail(Static):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: tuple[Sequence[Row], int, Styles] | None = None
+        self.ascii_only = False
+        self._shown: tuple[Sequence[Row], int, Sequence[tuple[str, Row]], Styles] | None = None
         self._width = 0
 
-    def show(self, rows: Sequence[Row] | None, at: int, styles: Styles) -> None:
-        """Show one of an utterance's evaluations, or nothing."""
-        self._shown = (rows, at, styles) if rows else None
+    def show(self, rows: Sequence[Row], at: int, others: Sequence[tuple[str, Row]], styles: Styles) -> None:
+        """Show one of an utterance's evaluations, beside it what other runs wrote."""
+        self._shown = (rows, at, others, styles)
         self._draw()
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence instead."""
+        self._shown = None
+        self.update(Text(sentence))
 
     def on_resize(self) -> None:
         """Words are placed anew where the width changed."""
-        if self.size.width != self._width:
+        if self._shown is not None and self.size.width != self._width:
             self._draw()
 
     def _draw(self) -> None:
+        assert self._shown is not None
         self._width = self.size.width or 60
-        if self._shown is None:
-            self.update("")
-            return
-        rows, at, styles = self._shown
-        lines = [self._rates(rows[at], styles), *self.compared(rows[at], self._width, styles), Text()]
+        rows, at, others, styles = self._shown
+        heard, width = voices(rows[at], others), self._width
+        reference = said(rows[at], "reference_normalized")
+        columns, counts = diff.compare(reference, [voice.scored for voice in heard])
+        lines = [_rates(rows[at], heard, counts, styles), *_below(columns, heard, width, styles), Text()]
         if len(rows) > 1:
-            lines += [history(rows, at, self._width, styles), Text()]
-        self.update(Text("\n").join([*lines, *self.written(rows[at], self._width, styles)]))
-
-    def _rates(self, row: Row, styles: Styles) -> Text:
-        """WER and S/D/I of both, as scored."""
-        text = Text(no_wrap=True, overflow="ellipsis")
-        _, counts = compare(row)
-        for name, rate, count in zip(
-            ("model", "original"), (row.get("wer"), row.get("original_wer")), counts, strict=False
-        ):
-            text.append(f"{'   ' if text else ''}{name} ", styles["label"])
-            text.append(f"{words.percent(number(rate))} %", "bold")
-            text.append(f"  {count.substitutions}S {count.deletions}D {count.insertions}I")
-        flags = row.get("flags")
-        if isinstance(flags, list) and flags:
-            text.append(f"   {', '.join(diff.plain(flag).replace('_', ' ') for flag in flags)}", styles["substituted"])
-        return text
-
-    def compared(self, row: Row, width: int, styles: Styles) -> list[Text]:
-        """The texts as they were scored, word below word."""
-        columns, counts = compare(row)
-        return diff.render(columns, LABELS[: len(counts) + 1], width, styles) or [Text("Nobody said anything.")]
-
-    def written(self, row: Row, width: int, styles: Styles) -> list[Text]:
-        """The texts as they were written."""
-        gutter = max(map(len, LABELS)) + 2
-        lines = [Text("as written", styles["label"])]
-        for label, name in zip(LABELS, ("reference", "hypothesis", "original"), strict=True):
-            text = diff.plain(said(row, name).strip())
-            parts = Text(text if len(text) <= LONGEST else f"{text[:LONGEST]} …").wrap(
-                self.app.console, max(width - gutter, 8)
-            )
-            for index, part in enumerate(parts):
-                lines.append(Text.assemble((("" if index else label).ljust(gutter), styles["label"]), part))
-        return lines
+            lines += [history(rows, at, width, styles, self.ascii_only), Text()]
+        lines += _written(rows[at], heard, width, styles, self.app.console)
+        self.update(Text("\n").join(lines))
 
 
-def compare(row: Row) -> tuple[list[tuple[diff.Cell, ...]], list[Counts]]:
-    """The columns of reference, model and, where it is known, original, as they were scored."""
-    names = ["hypothesis", "original"] if isinstance(row.get("original"), str) else ["hypothesis"]
-    return diff.compare(said(row, "reference_normalized"), [said(row, f"{name}_normalized") for name in names])
+def describe(row: Row, width: int, styles: Styles, console: Console) -> list[Text]:
+    """An evaluation's texts alone, for a picture."""
+    heard = voices(row)
+    columns, _ = diff.compare(said(row, "reference_normalized"), [voice.scored for voice in heard])
+    return [*_below(columns, heard, width, styles), Text(), *_written(row, heard, width, styles, console)]
 
 
-def history(rows: Sequence[Row], at: int, width: int, styles: Styles) -> Text:
+def _rates(row: Row, heard: Sequence[Voice], counts: Sequence[diff.Counts], styles: Styles) -> Text:
+    """WER and S/D/I of each, as scored."""
+    text = Text()
+    for voice, count in zip(heard, counts, strict=True):
+        text.append(f"{'   ' if text else ''}{voice.label} ", styles["label"])
+        text.append(f"{words.percent(voice.rate)} %", "bold")
+        text.append(f"  {count.substitutions}S {count.deletions}D {count.insertions}I")
+    flags = row.get("flags")
+    if isinstance(flags, list) and flags:
+        text.append(f"   {', '.join(diff.plain(flag).replace('_', ' ') for flag in flags)}", styles["substituted"])
+    return text
+
+
+def _below(columns: Sequence[tuple[diff.Cell, ...]], heard: Sequence[Voice], width: int, styles: Styles) -> list[Text]:
+    """The texts as they were scored, word below word."""
+    labels = ["reference", *(voice.label for voice in heard)]
+    return diff.render(columns, labels, width, styles) or [Text("Nobody said and nobody wrote anything.")]
+
+
+def _written(row: Row, heard: Sequence[Voice], width: int, styles: Styles, console: Console) -> list[Text]:
+    """The texts as they were written."""
+    texts = [("reference", said(row, "reference")), *((voice.label, voice.written) for voice in heard)]
+    gutter = max(cell_len(label) for label, _ in texts) + 2
+    lines = [Text("as written", styles["label"])]
+    for label, text in texts:
+        text = diff.plain(text.strip())
+        shown = Text(text if len(text) <= LONGEST else f"{text[:LONGEST]} ...")
+        for index, part in enumerate(shown.wrap(console, max(width - gutter, 8))):
+            lines.append(Text.assemble((set_cell_size("" if index else label, gutter), styles["label"]), part))
+    return lines
+
+
+def history(rows: Sequence[Row], at: int, width: int, styles: Styles, ascii_only: bool = False) -> Text:
     """WER at every evaluation, the one that is looked at marked: as numbers where they fit, else as a curve."""
     rates = [number(row.get("wer")) for row in rows]
     text = Text("step ", styles["label"], no_wrap=True)
@@ -102,11 +135,12 @@ def history(rows: Sequence[Row], at: int, width: int, styles: Styles) -> Text:
     most = max(width - 24, 1)
     first = max(0, min(at - most // 2, len(rows) - most))
     part = rates[first : first + most]
+    heights = "12345678" if ascii_only else "▁▂▃▄▅▆▇█"
     top = max((rate for rate in part if math.isfinite(rate)), default=0.0)
     text = Text("steps ", styles["label"], no_wrap=True)
     text.append(f"{rows[first]['_step']} ", styles["label"])
     for index, rate in enumerate(part, first):
-        height = "·" if math.isnan(rate) else "▁▂▃▄▅▆▇█"[round(7 * rate / top) if top else 0]
+        height = "-" if math.isnan(rate) else heights[round(7 * rate / top) if top else 0]
         text.append(height, "reverse" if index == at else "")
     text.append(f" {rows[first + len(part) - 1]['_step']}", styles["label"])
     return text

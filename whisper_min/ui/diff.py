@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
@@ -182,7 +182,7 @@ def render(
             if len(columns) > len(block) and not any(each[row][0] for each, _ in block):
                 continue
             line = Text(no_wrap=True)
-            line.append(label.ljust(gutter), styles["label"])
+            line.append(set_cell_size(label, gutter), styles["label"])
             for pieces, wide in block:
                 text, style = pieces[row]
                 line.append(text, styles[style])
@@ -200,7 +200,7 @@ def _shorten(columns: Sequence[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
         middle = these[SHOWN_BEFORE:-SHOWN_AFTER]
         if is_added and len(middle) > 1:
             more = [sum(bool(column[row].word) for column in middle) for row in range(len(these[0]))]
-            said = tuple(Cell(f"… {number} more …" if number else "", "label") for number in more)
+            said = tuple(Cell(f"({number} more)" if number else "", "label") for number in more)
             these = [*these[:SHOWN_BEFORE], said, *these[-SHOWN_AFTER:]]
         shown += these
     return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Sound(Vertical):
         self._wanted: Source | None = None
         self._clips: OrderedDict[Source, Clip] = OrderedDict()
         self._waits: list[Timer] = []
+        self._started = 0.0
 
     def compose(self) -> ComposeResult:
         """The line and the picture."""
@@ -60,6 +62,17 @@ class Sound(Vertical):
     def view(self) -> SpectrogramView:
         """The picture."""
         return self.query_one(SpectrogramView)
+
+    def on_mount(self) -> None:
+        """While a clip plays, a mark goes along the time axis."""
+        self._clock = self.set_interval(0.1, self._follow, pause=True)
+
+    def _follow(self) -> None:
+        playing = self.player.playing
+        self.view.mark(time.monotonic() - self._started if playing else None)
+        if not playing:
+            self._clock.pause()
+            self.player.stop()
 
     # ---- Reading.
 
@@ -80,7 +93,7 @@ class Sound(Vertical):
         else:
             self._waits = [
                 self.set_timer(STILL_SECONDS, lambda: self._read(source)),
-                self.set_timer(OLD_SECONDS, lambda: self._show(None, "Reading …")),
+                self.set_timer(OLD_SECONDS, lambda: self._show(None, "Reading ...")),
             ]
 
     def _stop_waiting(self) -> None:
@@ -120,8 +133,8 @@ class Sound(Vertical):
         clip = self.view.clip
         about = ["no sound"]
         if clip is not None:
-            about = [f"{clip.seconds:.1f} s", *clip.notes, f"log-mel, {len(clip.mel)} bins", self.view.colours]
-        self.query_one("#heard", Static).update(Text(" · ".join(about), no_wrap=True, overflow="ellipsis"))
+            about = [f"{clip.seconds:.1f} s", *clip.notes, f"log-mel of {len(clip.mel)} bins", self.view.colours]
+        self.query_one("#heard", Static).update(Text(", ".join(about), no_wrap=True, overflow="ellipsis"))
 
     # ---- What keys do.
 
@@ -145,6 +158,8 @@ class Sound(Vertical):
         except PlayError as error:
             self.notify(str(error), severity="warning", markup=False)
         else:
+            self._started = time.monotonic()
+            self._clock.resume()
             where = ", heard where the app runs" if over_ssh() else ""
             self.notify(f"{name} plays {clip.seconds:.1f} s{where}; p stops it.", timeout=3, markup=False)
 

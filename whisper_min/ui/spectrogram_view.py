@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rich.cells import set_cell_size
 from rich.segment import Segment
 from rich.style import Style
+from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -22,13 +23,15 @@ SHADES = " .:-=+*#%@"  # from silence to the loudest, for terminals without colo
 DIM = Style(dim=True)
 # Cells left of the picture for Hz, and right of it for dB.
 LEFT, RIGHT = 5, 8
+# Below this width there is no legend.
+WIDE = 60
 # dots of a braille cell from the top down, in its left and right half
 BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def draw(clip: Clip, width: int, height: int, colours: str, ascii_only: bool = False) -> list[list[Segment]]:
     """The whole picture, `height` rows of segments; narrow or low ones leave axes and waveform out."""
-    legend = RIGHT if width >= 60 else 0
+    legend = RIGHT if width >= WIDE else 0
     across = max(width - LEFT - legend, 1)
     wave = 0 if height < 7 else 1 if height < 10 else 2 if height < 16 else 4
     down = max(height - wave - 1, 1)
@@ -93,6 +96,9 @@ def _outline(clip: Clip, rows: int, columns: int, ascii_only: bool) -> list[str]
     last = np.floor((1 - ends[:, 0]) / 2 * dots - 1e-6).astype(int).clip(first, dots - 1)
     places = np.arange(dots)[:, None]
     filled = (first <= places) & (places <= last)  # (dots, columns * across)
+    if ascii_only and rows == 1:
+        heights = (np.abs(ends).max(axis=1) * (len(SHADES) - 1)).round().astype(int)
+        return ["".join(SHADES[height] for height in heights)]
     if ascii_only:
         return ["".join("|" if dot else " " for dot in row) for row in filled]
     cells = np.zeros((rows, columns), int)
@@ -139,11 +145,12 @@ class SpectrogramView(Widget):
         self.colours = colourmaps.NAMES[0]
         self.clip: Clip | None = None
         self.message = ""
+        self._marked: float | None = None
         self._drawn: tuple[object, list[list[Segment]]] = (None, [])
 
     def show(self, clip: Clip | None, message: str = "") -> None:
         """Draw a clip, or say why there is none."""
-        self.clip, self.message = clip, message
+        self.clip, self.message, self._marked = clip, message, None
         self.refresh()
 
     def redraw(self, *, colours: str | None = None, ascii_only: bool | None = None) -> None:
@@ -151,6 +158,11 @@ class SpectrogramView(Widget):
         self.colours = colours or self.colours
         self.ascii_only = self.ascii_only if ascii_only is None else ascii_only
         self.refresh()
+
+    def mark(self, seconds: float | None) -> None:
+        """Mark a moment on the time axis, the one that is heard; None takes the mark away."""
+        self._marked = seconds
+        self.refresh(Region(0, max(self.size.height - 1, 0), self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
         """One line of the picture; the whole of it is drawn once for a size."""
@@ -161,7 +173,13 @@ class SpectrogramView(Widget):
         if self._drawn[0] != wanted:
             self._drawn = (wanted, draw(self.clip, width, height, self.colours, self.ascii_only))
         rows = self._drawn[1]
-        return self._strip(rows[y] if y < len(rows) else [], width)
+        strip = self._strip(rows[y] if y < len(rows) else [], width)
+        if self._marked is None or y != height - 1:
+            return strip
+        across = max(width - LEFT - (RIGHT if width >= WIDE else 0), 1)
+        at = LEFT + min(int(across * self._marked / self.clip.seconds), across - 1)
+        head = Strip([Segment("^" if self.ascii_only else "▲", Style(bold=True) + self.rich_style)])
+        return Strip.join([strip.crop(0, at), head, strip.crop(at + 1, width)])
 
     def _sentence(self, y: int, width: int, height: int) -> Strip:
         lines = _wrap(self.message, max(width - 4, 8))

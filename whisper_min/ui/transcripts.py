@@ -18,7 +18,7 @@ from textual.events import Resize
 from textual.widgets import Input, Static
 
 from whisper_min.ui import colourmaps, diff, picture
-from whisper_min.ui.detail import Detail
+from whisper_min.ui.detail import Detail, describe
 from whisper_min.ui.lines import LineView
 from whisper_min.ui.model import RunView
 from whisper_min.ui.sound import Sound
@@ -28,6 +28,8 @@ from whisper_min.ui.utterances import ORDERS, Key, Row, Utterance, View, number,
 
 # Above this width the list stands beside the texts.
 WIDE = 100
+# Other runs whose transcripts are shown beside the selected one's.
+MOST_OTHERS = 4
 
 
 class Titles(Static):
@@ -69,8 +71,8 @@ class TranscriptsPane(Vertical):
         Binding("d", "only('worse')", "Worse"),
         Binding("l", "only('loops')", "Loops", show=False),
         Binding("t", "set", "Next set", show=False),
-        Binding("left_square_bracket", "step(-1)", "Earlier", key_display="["),
-        Binding("right_square_bracket", "step(1)", "Later", key_display="]"),
+        Binding("left_square_bracket", "step(-1)", "Step", key_display="[ ]"),
+        Binding("right_square_bracket", "step(1)", "Later step", show=False, key_display="]"),
         Binding("p", "play", "Play"),
         Binding("e", "export", "Export"),
         Binding("c", "colours", "Colours", show=False),
@@ -84,12 +86,14 @@ class TranscriptsPane(Vertical):
     def __init__(self) -> None:
         super().__init__(id="transcripts-pane", classes="nothing")
         self.run: RunView | None = None
+        self.others: Sequence[RunView] = ()
+        """Runs that are marked beside it: what they wrote is shown, too."""
         self.view = View()
         self.ascii_only = False
         self.step: int | None = None
         """The evaluation looked at; None for the newest."""
         self._utterances: dict[Key, tuple[Row, Utterance]] = {}
-        self._seen: tuple[RunView | None, int] = (None, -1)
+        self._seen: tuple[object, ...] = ()
         self._next_look = 0.0
 
     def compose(self) -> ComposeResult:
@@ -126,7 +130,8 @@ class TranscriptsPane(Vertical):
 
     def show(self, runs: Sequence[RunView], selected: RunView | None) -> None:
         """Take up what is new in the selected run; called at every tick."""
-        seen = (selected, selected.samples_version if selected else 0)
+        self.others = [run for run in runs if run is not selected][:MOST_OTHERS]
+        seen = (selected, *((run.path, run.samples_version) for run in runs))
         if seen == self._seen or (selected is self.run and time.monotonic() < self._next_look):
             return
         started = time.monotonic()
@@ -167,7 +172,7 @@ class TranscriptsPane(Vertical):
         worse = sum((each.damage or 0) > 0 for each in everything)
         better = sum((each.damage or 0) < 0 for each in everything)
         loops = sum(each.loops for each in everything)
-        said = f"{total}: {wrong} wrong · {worse} worse · {better} better · {loops} loop{'s' * (loops != 1)}"
+        said = f"{total}: {wrong} wrong, {worse} worse, {better} better, {loops} loop{'s' * (loops != 1)}"
         if filters := self.view.describe():
             said = f"{len(shown)} of {total}: {filters}"
         self.query_one("#summary", Static).update(Text(said, no_wrap=True, overflow="ellipsis"))
@@ -195,7 +200,7 @@ class TranscriptsPane(Vertical):
         self._draw_texts()
         rows = self.rows
         if not rows or not self.run:
-            self.sound.want(None, "Nothing fits; Esc shows all utterances.")
+            self.sound.want(None)
             return
         row = rows[-1]
         offset, duration = number(row.get("offset"), -1.0), number(row.get("duration"), -1.0)
@@ -213,13 +218,14 @@ class TranscriptsPane(Vertical):
         detail, which = self.query_one(Detail), self.query_one("#utterance", Static)
         if not current or not rows:
             which.update("")
-            detail.show(None, 0, {})
+            detail.say("Nothing fits; Esc shows all utterances.")
             return
         at = self.place
         said = Text(f"{current.id}  step {rows[at]['_step']}", no_wrap=True, overflow="ellipsis")
         said.append(f" ({at + 1} of {len(rows)})")
         which.update(said)
-        detail.show(rows, at, self._styles())
+        others = [(run.name, its[-1]) for run in self.others if (its := run.samples.get(current.key))]
+        detail.show(rows, at, others, self._styles())
 
     def _styles(self) -> dict[str, Style | str]:
         """The diff's marks in the theme's colours."""
@@ -306,7 +312,7 @@ class TranscriptsPane(Vertical):
         self._list()
 
     def _draw_letters(self) -> None:
-        self.listing.ascii_only = self.ascii_only
+        self.listing.ascii_only = self.query_one(Detail).ascii_only = self.ascii_only
         self.sound.view.redraw(ascii_only=self.ascii_only)
 
     def action_play(self) -> None:
@@ -322,8 +328,7 @@ class TranscriptsPane(Vertical):
         row = rows[self.place]
         title = f"{current.set} · {current.id} · {diff.plain(self.run.name)}, step {row['_step']}"
         names: dict[str, Style | str] = {kind: kind for kind in diff.STYLES}
-        detail, width = self.query_one(Detail), picture.CHARACTERS
-        lines = [*detail.compared(row, width, names), Text(), *detail.written(row, width, names)]
+        lines = describe(row, picture.CHARACTERS, names, self.app.console)
         name = picture.file_name(current.set, current.id, f"step-{row['_step']}")
         self.sound.export(title, lines, self.run.path, name)
 

@@ -40,7 +40,7 @@ class UtteranceList(LineView):
         self.utterances = list(utterances)
         self._folders = common_folders(utterances)
         self._set_width = max(map(cell_len, self._folders), default=0) + 2 if len(self._folders) > 1 else 0
-        self._id_width = min(max((cell_len(self._short(each)) for each in utterances), default=0), MOST_ID) + 2
+        self._id_width = min(max((cell_len(self._short(each)) for each in utterances), default=2), MOST_ID) + 2
         places: dict[Key, int] = {each.key: index for index, each in enumerate(utterances)}
         place = 0 if top or before is None else places.get(before.key, self.cursor)
         self.set_count(len(utterances))
