@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +144,13 @@ def test_the_frontier_as_text() -> None:
     assert [row.rstrip() for row in drawn().canvas.rows()] == [
         "domain WER ↑  relative loss in general →                ↙ better",
         "      │    original ┊budget +5.0%╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
-        "      │   ◎⠑⠢⢄⣀     ┊╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
+        "   50%┤   ◎⠑⠢⢄⣀     ┊╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "      │    ⢇   ⠉⠒⠤⢄⡀┊╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "      │    ⠸⡀      ⠈⠑⠢⠤⣀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "   40%┤     ⢣       ┊╱╱╱⠉⠒⠢⢄⡀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "      │     ⠈⡆      ┊╱╱╱╱╱╱╱⠈⠉⠒⠤⣀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "      │      ⠸⡀   ★ ┊╱╱╱╱╱╱╱╱╱╱╱╱⠉⠑⠢⢄⣀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
-        "      │    50 ●⠢⢄⣀ chosen α 0.5╱╱╱╱╱╱╱⠉⠒⠤⣀⡀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
+        "   30%┤    50 ●⠢⢄⣀ chosen α 0.5╱╱╱╱╱╱╱⠉⠒⠤⣀⡀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "      │           ⠉⠑⠢⠤⠐⡀⡀╱╱α 0.9╱╱╱╱╱╱╱╱╱╱⠈⠑⠢⠤⣀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱",
         "      │             ┊╱╱⠈⠑⠂∙⣀⡀╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱⠉⠒⠢⢄⡀╱╱╱╱╱╱╱╱╱╱╱╱",
         "   20%┤             ┊╱╱╱╱╱╱╱⠉⠑●╱100╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱╱⠈⠑⠒⠤⣀╱╱╱╱╱80╱",
@@ -191,10 +192,13 @@ def test_names_lie_on_no_other_point_and_the_choice_is_named_in_any_case() -> No
     assert drawing.canvas.rows()[row][column] == "★"
 
 
-def test_what_is_picked_is_shown_reversed() -> None:
+def test_what_is_picked_is_bright() -> None:
     picked = tracks()[0].evaluations[1]
-    strips = drawn(picked=picked).canvas.strips()
-    assert [s.text for strip in strips for s in strip if s.style and s.style.reverse] == ["●"]
+    bright = Style(color="white", bold=True)
+    colours = replace(PLAIN, title=bright)
+    strips = FrontierDrawing((64, 16), tracks(), LOOKS, colours, picked=picked).canvas.strips()
+    texts = [segment.text.strip() for strip in strips[1:] for segment in strip if segment.style == bright]
+    assert sorted(texts) == ["50 ●", "original", "◎"]
 
 
 @pytest.mark.parametrize("size", [(0, 0), (5, 2), (14, 5), (40, 10), (300, 90)])

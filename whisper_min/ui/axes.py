@@ -34,9 +34,9 @@ class Scale:
         if not (math.isfinite(low) and math.isfinite(high)):
             low, high = (1.0, 10.0) if log else (0.0, 1.0)
         if log:
-            if high <= 0:
+            if high < 1e-290:  # nothing positive, or too little to divide by
                 low, high = 1.0, 10.0
-            low = low if low > 0 else high / 1000
+            low = low if low > 1e-300 else high / 1000
             wider = (high / low) ** margin if high > low else 2.0
             # numbers at either end of what a float can hold have no room beyond them
             return cls(max(low / wider, 5e-300), min(high * wider, 1e300), log=True)
@@ -85,8 +85,8 @@ def _linear_ticks(low: float, high: float, most: int, steps: Sequence[int] = ())
     span = high - low
     if not 0 < span < math.inf:
         return []
-    # n steps fit into a range, and n + 1 ticks if it begins with one
-    for fewer in range(most, 0, -1):
+    # into a range of n steps go n - 1 ticks to n + 1, by where it begins
+    for fewer in range(most + 1, 0, -1):
         step = _round_step(span, fewer, steps)
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < most:

@@ -111,7 +111,7 @@ class FrontierDrawing:
             elif point.alpha is not None:
                 glyph = self.glyphs["between"]
             if point == self.picked:
-                style = style + Style(reverse=True, bold=True)
+                style = self.colours.title
             column, row = self.cell(point)
             self.canvas.text(column, row, glyph, style)
             marked.append((point, style))

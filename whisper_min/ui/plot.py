@@ -168,7 +168,7 @@ def draw(width: int, height: int, curves: Sequence[Curve], how: Setting, colours
         plot.markers(curve, how, number)
         plot.gaps(curve, glyphs["gap"], colours.alarm)
     if how.cursor is not None:
-        plot.cursor(curves, how.cursor, glyphs["cursor"], colours.cursor)
+        plot.cursor(curves, how.cursor, glyphs["cursor"], colours.cursor, colours.title)
     if not any(curve.has_values for curve in curves):
         canvas.text(left + 1, 1 + plot_height // 2, "no values yet"[: plot.columns - 1], colours.axis)
     x_ticks = labelled(x_scale, max(plot.columns // 10, 2), how.x_kind)
@@ -221,7 +221,7 @@ class _Plot(Frame):
         if len(curve.missing):
             self.marks(curve.missing, np.full(len(curve.missing), self.y.low), glyph, style)
 
-    def cursor(self, curves: Sequence[Curve], x: float, glyph: str, style: Style) -> None:
+    def cursor(self, curves: Sequence[Curve], x: float, glyph: str, style: Style, bright: Style) -> None:
         """The crosshair: a line down, and every curve's value marked on it."""
         if not self.x.low <= x <= self.x.high:
             return
@@ -229,7 +229,7 @@ class _Plot(Frame):
             index = curve.near(x)
             if index is not None and math.isfinite(curve.shown[index]):
                 at = curve.x[index : index + 1], curve.shown[index : index + 1]
-                self.marks(*at, curve.look.marker, curve.look.style + Style(bold=True, reverse=True))
+                self.marks(*at, curve.look.marker, bright)
         self.canvas.fill(self.column(x), self.top, 1, self.rows, glyph, style)
 
 
