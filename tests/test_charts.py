@@ -255,6 +255,19 @@ def test_no_keys_lead_out_of_the_data(keys: list[tuple[str, float]], log: bool) 
         assert view.cursor is None or -1e-6 <= view.cursor <= 2000 * (1 + 1e-9)
 
 
+def test_the_crosshair_stands_on_whole_steps_and_never_stands_still() -> None:
+    view, data = View(), (0.0, 5.0)
+    view.point(2.4)
+    assert view.cursor == 2
+    for expected in (3, 4, 5, 5):
+        view.move_cursor(0.01, data)
+        assert view.cursor == expected
+    view.axis = "audio"
+    view.point(2.4)
+    view.move_cursor(-0.1, data)
+    assert view.cursor == pytest.approx(1.9)
+
+
 def test_a_view_is_remembered_and_nonsense_is_not() -> None:
     view, again = View(), View()
     view.next_axis()
@@ -401,9 +414,9 @@ def test_a_metric_is_found_by_name(folder: Path) -> None:
         await pilot.press("escape")
         await pilot.pause()
         assert len(pane.keys) > 4
-        await pilot.press("slash", *"nothing like it", "enter")
+        await pilot.press("slash", *"zz", "enter")
         await pilot.pause()
-        assert "no metric is called nothing like it" in str(pane.query_one("#curves-head").render())
+        assert "no metric is called zz" in str(pane.query_one("#curves-head").render())
         await pilot.press("enter", "x", "y", "full_stop", "plus", "left", "pagedown", "o", "0", "escape")
 
     seen(folder, act)

@@ -288,7 +288,7 @@ class CurvesPane(ViewKeys):
         event.stop()
         if event.x is not None or self.by_mouse:
             self.by_mouse = event.x is not None
-            self.view.cursor = event.x
+            self.view.point(event.x)
             self.sync()
 
     @on(Chart.Zoomed)

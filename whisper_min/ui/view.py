@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -76,11 +77,19 @@ class View:
         self.x_range = min(low, high), max(low, high)
         self.at_end = self.x_range[1] >= data[1]
 
+    def point(self, x: float | None) -> None:
+        """The crosshair to a value of x, which is a whole one where x counts steps."""
+        self.cursor = float(round(x)) if x is not None and AXIS_KINDS[self.axis] == "count" else x
+
     def move_cursor(self, share: float, data: tuple[float, float]) -> None:
-        """The crosshair by a share of the range; it starts in the middle."""
-        scale = self._scale(data)
-        at = float(scale.at(self.cursor, _FINE)) if self.cursor is not None else (_FINE - 1) / 2 * (1 - share)
-        self.cursor = float(scale.value(min(max(at + share * (_FINE - 1), 0.0), _FINE - 1.0), _FINE))
+        """The crosshair by a share of the range, at least by a step; it starts in the middle."""
+        scale, before = self._scale(data), self.cursor
+        low, high = self.range_within(data)
+        at = float(scale.at(before, _FINE)) if before is not None else (_FINE - 1) / 2 * (1 - share)
+        self.point(float(scale.value(min(max(at + share * (_FINE - 1), 0.0), _FINE - 1.0), _FINE)))
+        if self.cursor == before is not None and AXIS_KINDS[self.axis] == "count":
+            self.cursor = before + math.copysign(1.0, share)
+        self.cursor = min(max(self.cursor if self.cursor is not None else low, low), high)
 
     def describe(self) -> list[str]:
         """The settings in words."""
