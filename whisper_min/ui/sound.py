@@ -93,8 +93,13 @@ class Sound(Vertical):
         else:
             self._waits = [
                 self.set_timer(STILL_SECONDS, lambda: self._read(source)),
-                self.set_timer(OLD_SECONDS, lambda: self._show(None, "Reading ...")),
+                self.set_timer(OLD_SECONDS, self._say_reading),
             ]
+
+    def _say_reading(self) -> None:
+        # a timer that is stopped as it goes off still calls back
+        if self._waits:
+            self._show(None, "Reading ...")
 
     def _stop_waiting(self) -> None:
         for timer in self._waits:
