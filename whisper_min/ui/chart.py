@@ -51,6 +51,10 @@ class Chart(Widget, can_focus=True):
             self.x = x
             super().__init__()
 
+        def can_replace(self, message: Message) -> bool:
+            """A mouse moves faster than a grid of charts draws: only where it is last matters."""
+            return isinstance(message, Chart.Pointed)
+
     class Zoomed(Message):
         """The wheel turned at this x: show `factor` of the range; or, with Shift, pan by a share of it."""
 
