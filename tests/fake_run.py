@@ -99,7 +99,7 @@ def make_run(folder: Path, name: str, steps: int = 100, *, state: str = "finishe
                 run.log_metrics(step, train_row(step))
                 log.write(f"training {step}/100  loss {train_row(step)['train/loss']:.3f}\n")
             if step % 20 == 0:
-                run.log_metrics(step, evaluation_row(step, 0.4 - 0.002 * step, 0.05 + 0.0001 * step))
+                run.log_metrics(step, evaluation_row(step, 0.4 - 0.002 * step, 0.05 + 0.00004 * step))
                 run.append("samples.jsonl", samples(step))
                 log.write(f"step {step}: accents {40 - 0.2 * step:.1f} %, general-dev 5.0 %\n")
     for second in range(5):

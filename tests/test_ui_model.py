@@ -170,7 +170,7 @@ def test_a_run_says_what_it_is_doing(tmp_path: Path) -> None:
     assert run.domain_sets == ["accents"]
     assert run.general_sets == ["general-dev"]
     assert run.domain_wer == pytest.approx((0.4, 0.28))
-    assert run.general_wer == pytest.approx((0.05, 0.056))
+    assert run.general_wer == pytest.approx((0.05, 0.0524))
     assert len(run.metrics["train/loss"]) == 60
     assert len(run.samples) == 12
     assert [row["_step"] for row in run.samples["accents", "accents-1"]] == [0, 20, 40, 60]

@@ -88,11 +88,13 @@ class WhisperApp(App[None]):
         self.sent: dict[str, Sent] = {}
         self.top, self.small = Static(id="top"), Static(id="small")
         self.tabs, self.runs_pane = TabbedContent(initial="runs", id="tabs"), RunsPane()
+        self._opened_panes: dict[str, Widget] = {"runs": self.runs_pane}
         self._filter_text, self._remember = filter_text, remember
         self._known = state.load(remember, folder) if remember else {"app": {}, "folder": {}}
         self._drawn = 0.0
         self._tab, self._focus_due = "runs", True
         self._top_line = Text()
+        self._fitted = (0, 0)
         for theme in THEMES:
             self.register_theme(theme)
 
@@ -143,7 +145,7 @@ class WhisperApp(App[None]):
         app: dict[str, Any] = {"theme": self.theme, "tab": self._tab, "sort": pane.sort, "descending": pane.descending}
         app |= {key: value for key, value in self._known["app"].items() if key.startswith("view ")}
         app["bell"] = self.bell_on
-        for tab, widget in self._panes():
+        for tab, widget in self._opened_panes.items():
             if hasattr(widget, "to_json"):
                 app[f"view {tab}"] = widget.to_json()
         folder = {"marked": pane.marked, "pinned": pane.pinned, "selected": pane.selected}
@@ -166,6 +168,7 @@ class WhisperApp(App[None]):
         """Show what is known now; only the tab that is seen draws."""
         if not self.is_running or not self.runs_pane.is_attached:
             return
+        self._fit()
         runs = list(self.workspace.runs.values())
         pane = self.runs_pane
         if self.following and runs:
@@ -237,16 +240,10 @@ class WhisperApp(App[None]):
             names = [self.selected.name]
         return [self.workspace.runs[name] for name in names]
 
-    def _panes(self) -> Iterator[tuple[str, Widget]]:
-        for tab in TABS:
-            widget = self._pane(tab)
-            if widget is not None:
-                yield tab, widget
-
     def _pane(self, tab: str) -> Widget | None:
         """The widget of a tab, if it was opened and can show runs."""
-        children = self.tabs.get_pane(tab).children
-        return children[0] if children and hasattr(children[0], "show") else None
+        pane = self._opened_panes.get(tab)
+        return pane if hasattr(pane, "show") else None
 
     # ---- What happens.
 
@@ -254,8 +251,8 @@ class WhisperApp(App[None]):
     async def _opened(self, event: TabbedContent.TabActivated) -> None:
         tab = event.pane.id or "runs"
         self._tab = tab
-        if not event.pane.children:
-            pane = make_pane(tab, self.ascii_only)
+        if tab not in self._opened_panes:
+            pane = self._opened_panes[tab] = make_pane(tab, self.ascii_only)
             await event.pane.mount(pane)
             known = self._known["app"].get(f"view {tab}")
             if isinstance(known, dict) and hasattr(pane, "from_json"):
@@ -284,12 +281,12 @@ class WhisperApp(App[None]):
 
     @on(RunsPane.Open)
     def _open(self) -> None:
-        self.tabs.active = "curves"
+        self.action_tab("curves")
 
     @on(AlertsPane.Go)
     def _go(self, event: AlertsPane.Go) -> None:
         self.runs_pane.selected, self.following = event.run, False
-        self.tabs.active = "runs"
+        self.action_tab("runs")
 
     @on(AlertsPane.Bell)
     def _ring(self) -> None:
@@ -304,6 +301,9 @@ class WhisperApp(App[None]):
 
     def _fit(self) -> None:
         width, height = self.size
+        if (width, height) == self._fitted:
+            return
+        self._fitted = (width, height)
         self.set_class(width < LEAST_WIDTH or height < LEAST_HEIGHT, "too-small")
         text = f"{width}×{height} is too small; {LEAST_WIDTH}×{LEAST_HEIGHT} is enough"
         self.small.update(text)
@@ -311,7 +311,9 @@ class WhisperApp(App[None]):
     # ---- Keys.
 
     def action_tab(self, tab: str) -> None:
-        """Open a tab."""
+        """Open a tab. What has the keys lets them go: hidden, it would give them to its neighbour and come back."""
+        if tab != self._tab:
+            self.screen_stack[0].set_focus(None)
         self.tabs.active = tab
 
     def action_neighbour(self, by: int) -> None:
