@@ -280,9 +280,9 @@ def test_the_newest_wish_wins_and_clips_are_kept(run: Path, monkeypatch: pytest.
     monkeypatch.setattr(sound, "read_clip", slow)
 
     async def steps(host: Host, pilot: Pilot[None]) -> None:
-        host.pane.action_move(1)
-        host.pane.action_move(1)
-        host.pane.action_move(1)
+        host.pane.listing.action_move(1)
+        host.pane.listing.action_move(1)
+        host.pane.listing.action_move(1)
         await until(pilot, lambda: host.pane.sound.view.clip)
         assert host.pane.listing.current and host.pane.listing.current.id == "a/two.wav"
         assert host.pane.sound.view.clip and host.pane.sound.view.clip.seconds == 2.0
@@ -391,6 +391,7 @@ def test_marked_runs_stand_beside_the_selected_one(run: Path, tmp_path: Path) ->
         host.pane.show([*host.workspace.runs.values()], mine)
         await pilot.press("o", "o", "home", "j")
         shown = str(host.pane.query_one(Detail).render())
+        assert "mine 16.7 %  1S 0D 0I   original 0.0 %  0S 0D 0I" in shown
         assert "[1mother-run-o 16.7 %  1S 0D 0I" in shown
         assert "No i do not own him." in shown
 

@@ -30,16 +30,17 @@ class Voice:
     rate: float
 
 
-def voices(row: Row, others: Sequence[tuple[str, Row]] = ()) -> list[Voice]:
-    """The model, the original where it is known, and the others, by their runs' names."""
-    found = [Voice("model", said(row, "hypothesis_normalized"), said(row, "hypothesis"), number(row.get("wer")))]
-    if isinstance(row.get("original"), str):
-        rate = number(row.get("original_wer"))
-        found.append(Voice("original", said(row, "original_normalized"), said(row, "original"), rate))
-    for name, its in others:
+def voices(written: Sequence[tuple[str, Row]]) -> list[Voice]:
+    """Those who wrote these rows, by their names, and after the first of them, where it is known, the original."""
+    found = []
+    for name, row in written:
         label = set_cell_size(diff.plain(name), LABEL).rstrip()
-        rate = number(its.get("wer"))
-        found.append(Voice(label, said(its, "hypothesis_normalized"), said(its, "hypothesis"), rate))
+        texts = said(row, "hypothesis_normalized"), said(row, "hypothesis")
+        found.append(Voice(label, *texts, number(row.get("wer"))))
+    first = written[0][1]
+    if isinstance(first.get("original"), str):
+        texts = said(first, "original_normalized"), said(first, "original")
+        found.insert(1, Voice("original", *texts, number(first.get("original_wer"))))
     return found
 
 
@@ -54,9 +55,9 @@ class Detail(Static):
         self._shown: tuple[Sequence[Row], int, Sequence[tuple[str, Row]], Styles] | None = None
         self._width = 0
 
-    def show(self, rows: Sequence[Row], at: int, others: Sequence[tuple[str, Row]], styles: Styles) -> None:
-        """Show one of an utterance's evaluations, beside it what other runs wrote."""
-        self._shown = (rows, at, others, styles)
+    def show(self, rows: Sequence[Row], at: int, written: Sequence[tuple[str, Row]], styles: Styles) -> None:
+        """Show one of an utterance's evaluations; `written` begins with it, and what other runs wrote follows."""
+        self._shown = (rows, at, written, styles)
         self._draw()
 
     def say(self, sentence: str) -> None:
@@ -72,11 +73,11 @@ class Detail(Static):
     def _draw(self) -> None:
         assert self._shown is not None
         self._width = self.size.width or 60
-        rows, at, others, styles = self._shown
-        heard, width = voices(rows[at], others), self._width
+        rows, at, written, styles = self._shown
+        heard, width = voices(written), self._width
         reference = said(rows[at], "reference_normalized")
         columns, counts = diff.compare(reference, [voice.scored for voice in heard])
-        lines = [_rates(rows[at], heard, counts, styles), *_below(columns, heard, width, styles), Text()]
+        lines = [*_rates(rows[at], heard, counts, width, styles), *_below(columns, heard, width, styles), Text()]
         if len(rows) > 1:
             lines += [history(rows, at, width, styles, self.ascii_only), Text()]
         lines += _written(rows[at], heard, width, styles, self.app.console)
@@ -85,22 +86,28 @@ class Detail(Static):
 
 def describe(row: Row, width: int, styles: Styles, console: Console) -> list[Text]:
     """An evaluation's texts alone, for a picture."""
-    heard = voices(row)
+    heard = voices([("model", row)])
     columns, _ = diff.compare(said(row, "reference_normalized"), [voice.scored for voice in heard])
     return [*_below(columns, heard, width, styles), Text(), *_written(row, heard, width, styles, console)]
 
 
-def _rates(row: Row, heard: Sequence[Voice], counts: Sequence[diff.Counts], styles: Styles) -> Text:
-    """WER and S/D/I of each, as scored."""
-    text = Text()
+def _rates(row: Row, heard: Sequence[Voice], counts: Sequence[diff.Counts], width: int, styles: Styles) -> list[Text]:
+    """WER and S/D/I of each, as scored, as many in a line as fit."""
+    parts = []
     for voice, count in zip(heard, counts, strict=True):
-        text.append(f"{'   ' if text else ''}{voice.label} ", styles["label"])
-        text.append(f"{words.percent(voice.rate)} %", "bold")
-        text.append(f"  {count.substitutions}S {count.deletions}D {count.insertions}I")
+        errors = f"  {count.substitutions}S {count.deletions}D {count.insertions}I"
+        rate = f"{words.percent(voice.rate)} %"
+        parts.append(Text.assemble((f"{voice.label} ", styles["label"]), (rate, "bold"), errors))
     flags = row.get("flags")
     if isinstance(flags, list) and flags:
-        text.append(f"   {', '.join(diff.plain(flag).replace('_', ' ') for flag in flags)}", styles["substituted"])
-    return text
+        said_of = ", ".join(diff.plain(flag).replace("_", " ") for flag in flags)
+        parts.append(Text(said_of, styles["substituted"]))
+    lines = [Text()]
+    for part in parts:
+        if lines[-1] and lines[-1].cell_len + 3 + part.cell_len > width:
+            lines.append(Text())
+        lines[-1] = Text.assemble(lines[-1], "   " if lines[-1] else "", part)
+    return lines
 
 
 def _below(columns: Sequence[tuple[diff.Cell, ...]], heard: Sequence[Voice], width: int, styles: Styles) -> list[Text]:

@@ -78,8 +78,6 @@ class TranscriptsPane(Vertical):
         Binding("c", "colours", "Colours", show=False),
         Binding("z", "large", "Large", show=False),
         Binding("a", "ascii", "ASCII", show=False),
-        Binding("j,down", "move(1)", "Next", show=False),
-        Binding("k,up", "move(-1)", "Previous", show=False),
         Binding("escape", "clear", "All utterances", show=False),
     ]
 
@@ -225,7 +223,9 @@ class TranscriptsPane(Vertical):
         said.append(f" ({at + 1} of {len(rows)})")
         which.update(said)
         others = [(run.name, its[-1]) for run in self.others if (its := run.samples.get(current.key))]
-        detail.show(rows, at, others, self._styles())
+        # beside others the model goes by its run's name, too
+        name = self.run.name if self.run and others else "model"
+        detail.show(rows, at, [(name, rows[at]), *others], self._styles())
 
     def _styles(self) -> dict[str, Style | str]:
         """The diff's marks in the theme's colours."""
@@ -245,10 +245,6 @@ class TranscriptsPane(Vertical):
     @on(LineView.Moved)
     def _moved(self) -> None:
         self._draw_utterance()
-
-    def action_move(self, by: int) -> None:
-        """Next or previous utterance."""
-        self.listing.action_move(by)
 
     def action_order(self) -> None:
         """Sort by something else."""
