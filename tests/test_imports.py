@@ -55,7 +55,9 @@ def violations(sources: Mapping[str, str], ranks: Mapping[str, int]) -> list[str
                 here, there = ranks.get(room(name)), ranks.get(room(target))
                 if here is None or there is None:
                     found.append(f"{name} imports {target}, and the map names only one of them, or none")
-                elif there > here or (there == here and folder(name, sources) != folder(target, sources)):
+                elif there > here or (
+                    there == here and room(name) != room(target) and folder(name, sources) != folder(target, sources)
+                ):
                     found.append(f"{name} ({here}) imports {target} ({there})")
     return found
 
@@ -90,6 +92,7 @@ def test_the_check_sees_every_kind_of_violation() -> None:
         "whisper_min.mid": "",
         "whisper_min.mid.one": "from whisper_min import low\nfrom whisper_min.mid import two",
         "whisper_min.mid.two": "",
+        "whisper_min.mid.inner.three": "from whisper_min.mid import two",
         "whisper_min.high": "import whisper_min.mid.one",
         "train": "from whisper_min import high",
     }

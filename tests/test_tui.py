@@ -112,7 +112,7 @@ def test_every_tab_fits(folder: Path, size: tuple[int, int]) -> None:
             assert "cannot be shown" not in text
             assert "Help" in text
             assert "Quit" in text
-            for width, height in SIZES:
+            for width, height in SIZES if size == (80, 24) else ():
                 await pilot.resize_terminal(width, height)
                 await pilot.pause()
                 assert over_the_edge(app) == []

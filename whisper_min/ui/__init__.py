@@ -2,7 +2,7 @@
 
 tail.py     new bytes of a file that grows, is cut, replaced or deleted
 table.py    rows of JSON lines as numpy columns: one `Series` a metric
-model.py    `RunView` and `Workspace`: runs as the screens see them
+model.py    `RunView` (run_view.py) and `Workspace` (workspace.py): runs as the screens see them
 filters.py  `method=lora lr>=1e-4 state:running`
 alerts.py   what is wrong with a run
 app.py      the app; its tabs live in screens/, charts.py, transcripts.py and frontier.py

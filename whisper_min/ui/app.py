@@ -23,7 +23,8 @@ from whisper_min.ui.keys import KeyLine
 from whisper_min.ui.model import RunView, Workspace
 from whisper_min.ui.screens.alerts import AlertsPane
 from whisper_min.ui.screens.help import HelpScreen
-from whisper_min.ui.screens.runs import COLUMNS, RunsPane
+from whisper_min.ui.screens.run_list import COLUMNS
+from whisper_min.ui.screens.runs import RunsPane
 from whisper_min.ui.screens.steering import Sent, SteerScreen
 from whisper_min.ui.tabs import TABS, make_pane
 from whisper_min.ui.themes import THEMES, run_colour
@@ -214,7 +215,7 @@ class WhisperApp(App[None]):
         title = f"Alerts {len(alerts)}" if alerts else "Alerts"
         tab = self.tabs.get_tab("alerts")
         if tab.label_text != title:
-            tab.label = title  # type: ignore[assignment]
+            tab.label = title
 
     def _acknowledge(self) -> None:
         """Say which commands were heard."""
@@ -361,7 +362,7 @@ class WhisperApp(App[None]):
             return
         self.notify(f"{len(written)} files in {Path('export').resolve()}", title="exported", markup=False)
 
-    def get_system_commands(self, screen: Screen[Any]) -> Iterator[SystemCommand]:  # type: ignore[override]
+    def get_system_commands(self, screen: Screen[Any]) -> Iterator[SystemCommand]:
         """What the command palette offers: the tabs, the keys that work everywhere, and the themes."""
         for tab, (title, _, _) in TABS.items():
             yield SystemCommand(f"Open {title}", f"the tab {title}", lambda tab=tab: self.action_tab(tab))

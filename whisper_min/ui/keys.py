@@ -32,7 +32,8 @@ class KeyLine(Static):
         self._draw()
 
     def _draw(self) -> None:
-        own, general = [], []
+        own: list[Binding] = []
+        general: list[Binding] = []
         for node, binding, enabled, _ in self.screen.active_bindings.values():
             if binding.show and enabled:
                 (general if node is self.app else own).append(binding)

@@ -69,7 +69,7 @@ class LineView(ScrollView, can_focus=True):
             self.virtual_size = Size(0, count)
         top, height = round(self.scroll_offset.y), self.size.height
         common = (self.app.theme, self.size, top, self.has_focus)
-        drawn = [
+        drawn: list[tuple[object, bool, object]] = [
             (common, index == self.cursor, self.looks(index) if index < count else "")
             for index in range(top, top + height)
         ]
