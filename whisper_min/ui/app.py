@@ -122,7 +122,7 @@ class WhisperApp(App[None]):
     def _start(self) -> None:
         tab = str(self._known["app"].get("tab", "runs"))
         if tab in TABS and tab != "runs":
-            self.tabs.active = tab
+            self.action_tab(tab)
         self._tick()
 
     def _restore(self) -> None:
@@ -314,6 +314,7 @@ class WhisperApp(App[None]):
     def action_tab(self, tab: str) -> None:
         """Open a tab. What has the keys lets them go: hidden, it would give them to its neighbour and come back."""
         if tab != self._tab:
+            self._focus_due = False
             self.screen_stack[0].set_focus(None)
         self.tabs.active = tab
 
