@@ -55,7 +55,7 @@ class LineView(ScrollView, can_focus=True):
 
     def line(self, index: int, width: int) -> Text:
         """One line; overridden."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say how a line looks")
 
     def looks(self, index: int) -> object:
         """What a line's text depends on; where it stays equal the line is not drawn again. None: draw it always."""

@@ -42,11 +42,11 @@ class ViewKeys(Vertical):
     @property
     def active_key(self) -> str:
         """The metric that keys act on."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say which metric its keys act on")
 
     def sync(self) -> None:
         """Draw what the view says."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say how its view is drawn")
 
     def action_smooth(self, steps: int) -> None:
         """More smoothing, or less."""
