@@ -105,13 +105,13 @@ def test_gauge() -> None:
     move(model)
     zero_gradients(model)
     before = float(penalty.add_gradients())
-    naive = sum(float(p.square().sum()) for p in model.parameters() if p.requires_grad)
+    naive = sum(float(p.detach().square().sum()) for p in model.parameters() if p.requires_grad)
     with torch.no_grad():
         for layer in lora.adapted_layers(model).values():
             layer.lora_A *= 3
             layer.lora_B /= 3
     torch.testing.assert_close(float(penalty.add_gradients()), before, rtol=1e-5, atol=0)
-    assert abs(sum(float(p.square().sum()) for p in model.parameters() if p.requires_grad) / naive - 1) > 0.5
+    assert abs(sum(float(p.detach().square().sum()) for p in model.parameters() if p.requires_grad) / naive - 1) > 0.5
 
 
 def test_holds_what_it_should_and_only_there() -> None:

@@ -98,7 +98,7 @@ def test_kl_and_anchors_hold_the_model_back(workshop: Workshop, finished: Path, 
     held = workshop.train("held", "--replay", f"{replay}@0", "--l2sp", "1000", *QUICK)
     assert way(held) < 0.7 * way(finished)
     plain, close = (
-        workshop.train(f"kl-{weight}", "--replay", f"{replay}@0.4", "--kl", weight, *QUICK)
+        workshop.train(f"kl-{weight}", "--replay", f"{replay}@0.4", "--kl", weight, *FULL, *QUICK)
         for weight in ("1e-9", "300")
     )
     assert step_rows(close)[-1]["train/kl"] < 0.5 * step_rows(plain)[-1]["train/kl"]

@@ -125,10 +125,11 @@ def linear(layer: Linear, x: Tensor) -> Tensor:
     """`layer(x)`; without gradients, in fp32 on a CPU, through oneDNN.
 
     torch takes MKL there, which is slower on the AMD processors that this was tried on; oneDNN's product is the one
-    that torch.compile emits.
+    that torch.compile emits. Layers of other classes run as they are.
     """
     by_onednn = (
-        x.device.type == "cpu"
+        type(layer) in (Linear, LoRALinear)
+        and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_grad_enabled()
