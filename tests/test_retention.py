@@ -226,3 +226,23 @@ def test_replay_brings_the_recipe_that_keeps_most(options: Sequence[str], method
     """Adapters and KL where general speech is trained on, unless the user says otherwise."""
     cfg = config.resolve(config.parse(options))
     assert (cfg.method, cfg.kl) == (method, kl)
+
+
+def test_a_budget_chooses_between_the_original_and_the_checkpoints(workshop: Workshop, replay: Path) -> None:  # noqa: F811
+    """The whole way of the README's command: replay, adapters, KL, and what the run's name stands for afterwards."""
+    run = workshop.train("budget", "--replay", f"{replay}@0.4", "--max_forgetting", "9", *QUICK)
+    rows = list(runs.read_jsonl(run / "sweep.jsonl"))
+    points = {(row["_step"], row["alpha"]) for row in rows if "wer" in row}
+    assert points == {(STEPS, alpha) for alpha in (0.25, 0.5, 0.75, 1.0)}
+    choice = runs.last_choice(run)
+    assert choice is not None
+    assert choice["answer"] in ("chosen", "none passes")
+    assert choice["chosen"] is (choice["answer"] == "chosen")
+    model, origin = weights.load(str(run))
+    if choice["chosen"]:
+        expected, _ = weights.load_point(run, run / choice["checkpoint"], choice["alpha"])
+    else:
+        best = runs.best_checkpoint(run)
+        assert best is not None
+        expected = weights_of(run, int(best.name))
+    assert same_weights(model, expected), origin.found
