@@ -238,13 +238,14 @@ def test_projecting_the_counted_positions_equals_whispers_decoder() -> None:
 
 
 def test_plain_attention_with_gradients_equals_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 on a CPU: both forms of the encoder agree to bf16's rounding, forward and backward."""
+    """bf16 on a CPU: both forms of the encoder agree to bf16's rounding, forward and backward, in blocks of queries."""
     model = random_whisper(layers=2)
-    mel = torch.randn(1, 80, 500, generator=torch.Generator().manual_seed(0))
-    direction = torch.randn(1, 250, 64, generator=torch.Generator().manual_seed(1))
+    positions = forward.QUERIES_PER_BLOCK + 50  # two blocks, of unequal size
+    mel = torch.randn(1, 80, 2 * positions, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(1, positions, 64, generator=torch.Generator().manual_seed(1))
     results = []
-    for positions in (0, 750):
-        monkeypatch.setattr(forward, "PLAIN_ATTENTION_POSITIONS", positions)
+    for weights_kept in (0, positions**2):
+        monkeypatch.setattr(forward, "PLAIN_ATTENTION_WEIGHTS", weights_kept)
         with torch.autocast("cpu", torch.bfloat16):
             features = encode(model, mel)
         (gradient,) = torch.autograd.grad((features.float() * direction).sum(), model.encoder.conv1.weight)

@@ -10,8 +10,10 @@ from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
 
 from whisper_min.model.lora import LoRALinear
 
-# Longest audio context, in positions (15 s), for which training in bf16 on a CPU keeps the attention weights.
-PLAIN_ATTENTION_POSITIONS = 750
+# Attention weights of a layer, clips x heads x queries x keys, that training in bf16 on a CPU keeps: 256 MiB.
+PLAIN_ATTENTION_WEIGHTS = 2**27
+# Queries of a block of plain attention: its weights against 30 s of audio stay in a processor's cache.
+QUERIES_PER_BLOCK = 300
 
 
 def encode(model: Whisper, mel: Tensor) -> Tensor:
@@ -105,12 +107,13 @@ def attend(attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causa
     q = _by_head(linear(attention.query, x), attention.n_head).to(k.dtype)
     single = q.shape[2] == 1
     # with gradients the weights (B, heads, T, S) are kept: only where they are small
-    small = not torch.is_grad_enabled() or k.shape[2] <= PLAIN_ATTENTION_POSITIONS
+    small = not torch.is_grad_enabled() or q[..., 0].numel() * k.shape[2] <= PLAIN_ATTENTION_WEIGHTS
     if q.device.type == "cpu" and not causal and (single or (small and q.dtype == torch.bfloat16)):
         # torch's flash kernel for CPUs works in blocks of queries: for one query, and in bf16, which it unpacks, plain
         # products are faster
         with torch.autocast("cpu", enabled=False):
-            attended = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
+            blocks = (q * q.shape[-1] ** -0.5).split(QUERIES_PER_BLOCK, dim=2)
+            attended = torch.cat([torch.softmax(block @ k.transpose(-1, -2), dim=-1) @ v for block in blocks], dim=2)
     else:
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return linear(attention.out, attended.transpose(1, 2).flatten(2).to(x.dtype))
