@@ -27,6 +27,7 @@ from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder
 from whisper_min.scoring import sweep
 from whisper_min.scoring.budget import Budget
+from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
@@ -105,7 +106,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     run.write_config(record)
     run.beat(state="starting", step=state["step"], max_steps=max_steps)
     steering = Steering(run)
-    evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision)
+    kept = KeptResults(cfg, prepared.tokens, origin.fingerprint, precision)
+    evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision, kept)
     reporter.print(preflight.table(prepared.report), *(f"note: {note}" for note in prepared.report.notes), sep="\n")
     reporter.print(f"{run.path}: {origin.found} on {device} in {precision}, {max_steps} steps, lr {cfg.lr:g}")
 

@@ -26,6 +26,7 @@ from whisper_min.model.interpolate import interpolate
 from whisper_min.runs import RunFolder
 from whisper_min.scoring import sweep
 from whisper_min.scoring.evaluation import Scorer
+from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.sweep import Line, choose_for_run, parse_points
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.training import checkpoint
@@ -385,7 +386,8 @@ def evaluation_of(run: Path, **changes: Any) -> Evaluation:
         cfg, tokens, Console(stderr=True),
     )  # fmt: skip
     folder = RunFolder(run)
-    return Evaluation(cfg, tokens, report, folder, Steering(folder), Reporter(), nullcontext)
+    kept = KeptResults(cfg, tokens, "ending", "fp32")
+    return Evaluation(cfg, tokens, report, folder, Steering(folder), Reporter(), nullcontext, kept)
 
 
 def test_at_the_end_of_a_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from whisper_min.scoring import budget, significance, wer
 from whisper_min.scoring.budget import Budget, Candidate
 from whisper_min.scoring.decode import Hypothesis
 from whisper_min.scoring.evaluation import Scorer, SetResult
+from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.report import with_interval
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.steering import Steering
@@ -44,13 +45,14 @@ class Evaluation:
         steering: Steering,
         reporter: Reporter,
         autocast: Callable[[], AbstractContextManager[object]],
+        kept: KeptResults,
     ) -> None:
         language = "en" if cfg.task == "translate" else language_code(cfg.language) or "en"
         self.normalizer = wer.normalizer(language)[0]
         self.domain, self.general = report.role("eval_data"), report.role("retain")
         self.run, self.steering, self.reporter = run, steering, reporter
         self.scorer = Scorer(tokens, language, cfg.eval_batch_size, cfg.normalize, autocast=autocast)
-        self.budget = Budget.of(cfg)
+        self.kept, self.budget = kept, Budget.of(cfg)
         self.domain_names = [each.speech.name for each in self.domain]
         self.general_names = [each.speech.name for each in self.general]
         self.original = self.read_results(step=0)
@@ -139,7 +141,8 @@ class Evaluation:
 
     def _evaluate_set(self, model: Whisper, checked: CheckedSet, step: int) -> SetResult:
         name = checked.speech.name
-        hypotheses, loss, seconds = self.scorer.decode_set(model, checked)
+        decode_set = self._decode_original if step == 0 else self.scorer.decode_set
+        hypotheses, loss, seconds = decode_set(model, checked)
         before = self.original.get(name)
         written = [utterance.hypothesis for utterance in before.utterances] if before else None
         result = self.scorer.score(checked, hypotheses, loss, seconds, original=written)
@@ -178,6 +181,18 @@ class Evaluation:
             )
         self.run.append("samples.jsonl", rows)
         return result
+
+    def _decode_original(self, model: Whisper, checked: CheckedSet) -> tuple[list[Hypothesis], float | None, float]:
+        """As `Scorer.decode_set`, but what an earlier run has decoded is taken from there, and said."""
+        if known := self.kept.read(checked):
+            self.reporter.print(f"{checked.speech.name}: the original's results are known ({self.kept.path(checked)})")
+            return known
+        decoded = self.scorer.decode_set(model, checked)
+        try:
+            self.kept.write(checked, *decoded)
+        except OSError as error:
+            self.reporter.print(f"{checked.speech.name}: the original's results could not be kept ({error})")
+        return decoded
 
     def one_line(self) -> str:
         """The newest rates, for the progress line."""
