@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 from fake_run import evaluation_row, make_run, set_status, train_row
+from quick_model import ending_whisper, save_openai, write_set
 from textual.widgets import Input
 
-from whisper_min.runs import RunFolder
+from whisper_min.runs import RunFolder, last_checkpoint, read_jsonl
 from whisper_min.ui import alerts, cli
 from whisper_min.ui.app import WhisperApp
 from whisper_min.ui.filters import Filter
@@ -507,6 +508,69 @@ def test_a_run_on_another_host_is_asked_through_the_folder(folder: Path) -> None
         assert (folder / "alive" / "control").read_text() == "save\n"
 
     drive(app, (120, 36), steer)
+
+
+def test_a_real_training_is_steered(tmp_path: Path) -> None:
+    """Paused, resumed, asked to save and to evaluate, and stopped, each by its keys; train.py does it all."""
+    model = save_openai(ending_whisper(), tmp_path / "small.pt")
+    sets = {name: write_set(tmp_path / name, ["A red fox."], [1.0]) for name in ("learn", "domain", "general")}
+    runs_dir = tmp_path / "runs"
+    command = [sys.executable, "train.py", "--model", model, "--data", sets["learn"], "--device", "cpu"]
+    command += ["--eval_data", f"domain={sets['domain']}", "--retain", f"general={sets['general']}", "--batch_size", 1]
+    command += ["--run", "live", "--runs_dir", runs_dir, "--data_dir", tmp_path / "cache", "--precision", "fp32"]
+    command += ["--max_steps", 100_000, "--eval_every", 100_000]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    run = runs_dir / "live"
+    app = WhisperApp(runs_dir)
+    told: list[str] = []
+
+    def steps() -> list[int]:
+        return [row["_step"] for row in read_jsonl(run / "metrics.jsonl") if "train/loss" in row]
+
+    def evaluated() -> set[int]:
+        return {row["_step"] for row in read_jsonl(run / "metrics.jsonl") if "eval/domain/wer" in row}
+
+    async def ask(pilot: Any, key: str, word: str) -> None:
+        await pilot.press("exclamation_mark", key, "y")
+        await wait(pilot, lambda: f"{word}: the run heard it" in "".join(told[-1:]), 60, f"an answer to {word}")
+
+    async def steer(pilot: Any) -> None:
+        notify = app.notify
+        app.notify = lambda text, **more: (told.append(text), notify(text, **more))  # type: ignore[method-assign]
+        view = app.workspace.runs["live"]
+        await wait(pilot, lambda: view.state == "training" and len(steps()) > 2, 60, "training")
+        await ask(pilot, "p", "pause")
+        await wait(pilot, lambda: view.state == "paused", what="the pause")
+        before = steps()
+        await pilot.pause(0.5)
+        assert steps() == before, "a paused run goes on"
+        await ask(pilot, "r", "resume")
+        await wait(pilot, lambda: len(steps()) > len(before), what="a step after the pause")
+        await ask(pilot, "v", "save")
+        await wait(pilot, lambda: last_checkpoint(run) is not None, what="a checkpoint")
+        assert evaluated() == {0}
+        await ask(pilot, "e", "eval")
+        await wait(pilot, lambda: len(evaluated()) == 2, what="an evaluation")
+        await pilot.press("exclamation_mark", "s", "y")
+        await wait(pilot, lambda: view.state == "stopped", 60, "the end")
+
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "status.json").exists():
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        drive(app, (120, 36), steer)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    checkpoint = last_checkpoint(run)
+    assert checkpoint is not None
+    assert int(checkpoint.name) == max(steps()), "a stop saves the step that it ends at"
 
 
 # ---- In plain text; what is refused; the start.
