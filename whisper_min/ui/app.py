@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -124,6 +125,8 @@ class WhisperApp(App[None]):
         if tab in TABS and tab != "runs":
             self.action_tab(tab)
         self._tick()
+        # what was imported stays: looking through it all again would stop the garbage collector, and us, for 50 ms
+        gc.freeze()
 
     def _restore(self) -> None:
         app, folder, pane = self._known["app"], self._known["folder"], self.runs_pane
@@ -158,9 +161,11 @@ class WhisperApp(App[None]):
         """Read for a little while, draw what changed, and come back soon while there is more to read."""
         watched = [run.name for run in {*self.shown(), self.selected} if run is not None]
         first = any(self.workspace.runs[name].loading for name in watched) or not self._drawn
-        self.workspace.tick(FIRST_READ_SECONDS if first else READ_SECONDS, watched)
         now = time.monotonic()
-        if now - self._drawn >= DRAW_SECONDS or not self._drawn:
+        due = now - self._drawn >= DRAW_SECONDS or not self._drawn
+        if first or not due or not self.workspace.loading:  # in the background reading and drawing take turns
+            self.workspace.tick(FIRST_READ_SECONDS if first else READ_SECONDS, watched)
+        if due:
             self._drawn = now
             self.draw()
         self.set_timer(LOADING_SECONDS if self.workspace.loading else TICK_SECONDS, self._tick)
