@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,11 +81,12 @@ class WhisperApp(App[None]):
         ascii_only: bool = False,
         filter_text: str = "",
         remember: Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self.folder, self.following, self.ascii_only = folder, follow, ascii_only
         self.bell_on = False
-        self.workspace = Workspace(folder)
+        self.workspace = Workspace(folder, clock)
         self.guard = Watch(folder)
         self.sent: dict[str, Sent] = {}
         self.top, self.small = Static(id="top"), Static(id="small")
