@@ -1,6 +1,6 @@
 """What every tab shows of the same runs at the same moment, letter by letter.
 
-After a change that is meant: WHISPER_MIN_GOLDENS=write python -m pytest tests/test_goldens.py, and look at the difference.
+After a change that is meant: WHISPER_MIN_GOLDENS=write python -m pytest tests/test_goldens.py, then git diff.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from textual.widgets import Input, Static, TabbedContent, TabPane
 from whisper_min.ui import state, words
 from whisper_min.ui.alerts import Watch
 from whisper_min.ui.keys import KeyLine
+from whisper_min.ui.looks import look_of
 from whisper_min.ui.model import RunView, Workspace
 from whisper_min.ui.screens.alerts import AlertsPane
 from whisper_min.ui.screens.help import HelpScreen
@@ -28,7 +29,7 @@ from whisper_min.ui.screens.run_list import COLUMNS
 from whisper_min.ui.screens.runs import RunsPane
 from whisper_min.ui.screens.steering import Sent, SteerScreen
 from whisper_min.ui.tabs import TABS, make_pane
-from whisper_min.ui.themes import THEMES, run_colour
+from whisper_min.ui.themes import THEMES
 
 LEAST_WIDTH, LEAST_HEIGHT = 60, 16
 TICK_SECONDS, LOADING_SECONDS = 0.5, 0.04
@@ -210,7 +211,8 @@ class WhisperApp(App[None]):
             left.append("  following", colours["warning"])
         if selected is not None and self._tab != "runs":
             for run in self.shown():
-                left.append("  ● ", run_colour(run.number, self.theme, self.current_theme.dark))
+                look = look_of(run.number, self, ascii_only=self.ascii_only)
+                left.append(f"  {look.marker} ", look.style)
                 left.append(words.printable(run.name), "bold" if run is selected else "")
         right = Text(f"⚠ {len(alerts)} " if alerts else "", colours["error" if _severe(alerts) else "warning"])
         left.truncate(max(0, self.size.width - right.cell_len), overflow="ellipsis", pad=True)

@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from whisper_min.ui import words
 from whisper_min.ui.lines import LineView
+from whisper_min.ui.looks import marker_of
 from whisper_min.ui.model import RunView
 from whisper_min.ui.themes import run_colour
 
@@ -89,7 +90,8 @@ class RunList(LineView):
         colour = run_colour(run.number, self.app.theme, self.app.current_theme.dark)
         marked = run.name in self.marked
         text = Text().append(" ★" if run.name in self.pinned else "  ", self.colour("warning"))
-        text.append("● " if marked else "○ ", colour if marked else self.colour("secondary"))
+        marker = marker_of(run.number, ascii_only=getattr(self.app, "ascii_only", False)) if marked else "·"
+        text.append(f"{marker} ", colour if marked else self.colour("secondary"))
         columns = fitting(width)
         room_of_name, room_of_curve = flexible(width, columns, self.runs)
         for name in columns:
