@@ -250,6 +250,21 @@ def test_filter_sort_mark_and_pin(folder: Path) -> None:
     drive(app, (120, 36), look)
 
 
+def test_a_set_without_transcripts_shows_its_drift(folder: Path) -> None:
+    run = RunFolder(folder / "alive")
+    for step, drift in ((0, 0.0), (60, 0.012)):
+        run.log_metrics(step, {"eval/untold/drift": drift, "eval/untold/words": 100})
+    app = WhisperApp(folder)
+
+    async def look(pilot: Any) -> None:
+        app.runs_pane.selected = "alive"
+        await wait(pilot, lambda: "untold" in seen(app))
+        (line,) = [line for line in seen(app).splitlines() if line.split()[:1] == ["drift"]]
+        assert line.split()[1] == "0.0→1.2" and line.split()[-1] == "untold"
+
+    drive(app, (120, 36), look)
+
+
 def test_follow_goes_to_the_newest(folder: Path) -> None:
     app = WhisperApp(folder, follow=True)
 

@@ -58,7 +58,7 @@ class Reporter:
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
             bar = self.bars.tasks[self.bars.task_ids.index(task)]
             left = f", {bar.time_remaining:.0f} s left" if bar.time_remaining else ""
-            self.print(f"{bar.description} {completed}/{bar.total:.0f}  {numbers}{left}")
+            self.print(f"{bar.description} {completed}/{bar.total:.0f}{numbers and f'  {numbers}'}{left}")
 
 
 @contextmanager

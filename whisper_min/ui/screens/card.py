@@ -47,6 +47,8 @@ class RunCard(Static):
         for name in [*run.domain_sets, *run.general_sets]:
             kind = "domain" if name in run.domain_sets else "general"
             key = f"eval/{name}/wer"
+            if f"eval/{name}/drift" in run.metrics:  # no transcripts: what changed against the original's own
+                kind, key = "drift", f"eval/{name}/drift"
             first, now = run.oldest(key), run.newest(key)
             line = Text(f"{words.change(first, now):>13}  ")
             if first > 0 and now == now:
