@@ -432,6 +432,18 @@ def test_without_a_budget_nothing_is_swept(run: Path) -> None:
     assert not (run / "sweep.jsonl").exists()
 
 
+def test_going_on_without_a_budget_takes_the_choice_back(run: Path) -> None:
+    """The run's name no longer stands for a point that was chosen before; one line says so, once."""
+    choose_for_run(evaluation_of(run, max_drift=0.4), torch.device("cpu"), Console(quiet=True))
+    assert "as chosen in" in weights.load(str(run))[1].found
+    for _ in range(2):
+        assert choose_for_run(evaluation_of(run), torch.device("cpu"), Console(quiet=True)) is None
+    rows = list(runs.read_jsonl(run / "sweep.jsonl"))
+    assert [row["chosen"] for row in rows if "chosen" in row] == [True, None]
+    assert runs.last_choice(run) is None
+    assert "chosen" not in weights.load(str(run))[1].found
+
+
 def test_a_stop_ends_it(run: Path) -> None:
     """Between batches; nothing is chosen."""
     evaluation = evaluation_of(run, max_drift=0.4)

@@ -130,8 +130,11 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def last_choice(folder: Path) -> dict[str, Any] | None:
-    """The newest choice in `sweep.jsonl`: `chosen` is false where no point kept the budget; None without a choice."""
-    return next((row for row in reversed(list(read_jsonl(folder / "sweep.jsonl"))) if "chosen" in row), None)
+    """The newest choice in `sweep.jsonl`: `chosen` is false where no point kept the budget; None without a choice, or
+    where the newest takes it back (`chosen` is null).
+    """
+    rows = [row for row in read_jsonl(folder / "sweep.jsonl") if "chosen" in row]
+    return rows[-1] if rows and rows[-1]["chosen"] is not None else None
 
 
 class RunFolder:

@@ -136,12 +136,15 @@ def choose_for_run(evaluation: Evaluation, device: torch.device, out: Console) -
 
     Decodes the training's own evaluation sets in its own precision; what it has decoded already, the checkpoints
     themselves, is not decoded again. Prints the table and the choice and writes both to sweep.jsonl. Returns None where
-    there is no budget; raises Stop where the run is asked to stop.
+    there is no budget, and takes back what was chosen before the training went on; raises Stop where the run is asked
+    to stop.
     """
     run, limits = evaluation.run, evaluation.budget
     named = (runs.best_checkpoint(run.path), runs.last_checkpoint(run.path))
     checkpoints = list(dict.fromkeys(path for path in named if path is not None))
     if not limits.is_set or not checkpoints:
+        if runs.last_choice(run.path) is not None:
+            run.append("sweep.jsonl", [{"chosen": None, "reason": "the training went on without a budget"}])
         return None
     candidates: list[Candidate] = []
     points: dict[str, dict[str, Any]] = {}
