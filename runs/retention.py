@@ -42,8 +42,8 @@ ROWS = {
     "+ KL on the domain": "--kl 1 --kl_on domain",
     "+ EWC": "--replay {replay}@0 --ewc 0.3",
     "+ L2-SP": "--l2sp 0.3",
-    "+ replay": "--method full --kl 0 --replay {replay}",
-    "+ KL on replay": "--method full --kl 1 --replay {replay}",
+    "+ replay": "--method full --label_style sentence --kl 0 --replay {replay}",
+    "+ KL on replay": "--method full --label_style sentence --replay {replay}",
     "recommended": "--replay {replay}",
 }
 QUICK_ROWS = ("full", "LoRA", "+ replay", "+ KL on replay", "recommended")
@@ -261,7 +261,6 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
                 {
                     "row": row if which == "last" else f"{row}, chosen",
                     "seeds": [seed for seed, *_ in found],
-                    "missing": [seed for seed in seeds if seed not in [s for s, *_ in found]],
                     "points": [its.get("alpha") for *_, its in found] if which == "chosen" else None,
                     "domain": compare([f"{DOMAIN}-test"], original, texts),
                     "general": compare(GENERAL_TEST, original, texts),
@@ -294,7 +293,7 @@ def percent(value: float | None, sign: str = "") -> str:
 def cells_of(its: Mapping[str, Any]) -> list[str]:
     """One line of the table."""
     domain, general = its["domain"], its["general"]
-    seeds = " ".join(map(str, its["seeds"])) + (f" (missing {its['missing']})" if its.get("missing") else "")
+    seeds = " ".join(map(str, its["seeds"]))
     points = f" at {', '.join(f'{p:g}' for p in its['points'])}" if its.get("points") else ""
     return [
         its["row"] + points,
@@ -332,10 +331,13 @@ def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     lines += ["| " + " | ".join(cells_of(its)) + " |" for its in made]
     smallest = max(its["general"]["smallest_shown"] or 0 for its in made)
+    gone = {row: [seed for seed in seeds if not (cells / folder_of(row, seed) / "test.json").exists()] for row in rows}
+    missing = "; ".join(f"{row}, seed {' '.join(map(str, its))}" for row, its in gone.items() if its)
     note = (
         f"{options.model}, {options.steps} steps; in %; loss is relative, of {', '.join(GENERAL_TEST)} pooled, "
         f"mean of the seeds named; the smallest that these sets could have shown is {percent(smallest)} %."
         + (" A quick study: one seed, fewer rows." if options.quick else "")
+        + (f" Missing cells: {missing}." if missing else "")
     )
     lines += ["", note, "", "| | hello | | jfk |", "|---|---|---|---|"]
     lines += [f"| {its['row']} | " + " | ".join(its["phrases"][0]) + " |" for its in made]

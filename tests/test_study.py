@@ -101,9 +101,10 @@ def test_gains_and_losses_are_means_over_the_seeds(study: ModuleType, cells: Pat
 def test_missing_cells_and_what_was_heard_are_shown(
     study: ModuleType, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study.show(study.Options(out=tmp_path / "out", quick=True), cells, ["full", "LoRA"], [0, 1])
+    study.show(study.Options(out=tmp_path / "out", quick=True), cells, ["full", "LoRA", "+ EWC"], [0, 1])
     text = (tmp_path / "out" / "retention-quick.md").read_text()
-    assert "| LoRA | 0 (missing [1]) |" in text
+    assert "| LoRA | 0 |" in text
+    assert "Missing cells: LoRA, seed 1; + EWC, seed 0 1." in text
     assert "A quick study: one seed, fewer rows" in text
     assert "hello by full-0" in text
     shown = capsys.readouterr().out
