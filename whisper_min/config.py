@@ -22,10 +22,11 @@ SET_OPTIONS = ("data", "eval_data", "retain", "replay")
 # pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
 LEARNING_RATES = {384: 1e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
 # LoRA's, nearly the same for every size and rank (Schulman et al., "LoRA Without Regret", 2025).
-LORA_LEARNING_RATE = 2e-4
+LORA_LEARNING_RATE = 4e-4
 # Where general speech is trained on beside the domain (--replay), the recipe that kept most in runs/retention.py:
-# adapters alone learn, a quarter of a step's clips is replay, and there the predictions stay near the original's.
-REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL = "lora", 0.25, 1.0
+# adapters alone learn, a quarter of a step's clips is replay, there the predictions stay near the original's, and
+# references without case or punctuation are written as the original would.
+REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL, REPLAY_LABEL_STYLE = "lora", 0.25, 4.0, "original"
 
 
 class InputError(Exception):
@@ -54,13 +55,14 @@ class Config:
     replay: tuple[str, ...] = ()
     """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (without
     a share a quarter; 0 only lends its audio to --ewc). Sets without text are labelled by the original. With it
-    --method and --kl default to what keeps most: lora and 1."""
+    --method, --kl and --label_style default to what keeps most: lora, 4 and original."""
     data_dir: Path = Path("~/.cache/whisper-min")
     """Where downloaded sets and the preflight's results are kept."""
 
     label_style: Literal["auto", "keep", "lower", "sentence", "original"] = "auto"
-    """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced.
-    `original`: case and punctuation from the original model's transcript where its words are the reference's."""
+    """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced; with
+    --replay `original`: case and punctuation from the original model's transcript where its words are the reference's.
+    """
     self_label: bool = False
     """Label all --replay sets by the original model, also those that have text; loops and unsure ones are left out."""
     language: str = "en"
@@ -85,7 +87,7 @@ class Config:
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
     kl: float | None = None
-    """Weight of the KL divergence from the original model's predictions. Without it: 1 with --replay, else 0."""
+    """Weight of the KL divergence from the original model's predictions. Without it: 4 with --replay, else 0."""
     kl_temperature: float = 1.0
     """Softens both distributions; the term is multiplied by its square."""
     kl_on: Literal["replay", "domain", "both"] = "replay"
@@ -124,7 +126,7 @@ class Config:
     max_steps: int | None = None
     """Optimizer steps."""
     lr: float | None = None
-    """Peak learning rate. Without it: by the model's size, 1e-5 (tiny) … 4.4e-6 (large); 2e-4 for LoRA."""
+    """Peak learning rate. Without it: by the model's size, 1e-5 (tiny) … 4.4e-6 (large); 4e-4 for LoRA."""
     warmup_steps: int | None = None
     """Steps of linear warm-up before the linear decay to zero. Without it: a tenth of all."""
     weight_decay: float = 0.0
@@ -287,6 +289,8 @@ def resolve(cfg: Config) -> Config:
         changes["method"] = REPLAY_METHOD if replays and not cfg.freeze_encoder else "full"
     if cfg.kl is None:
         changes["kl"] = REPLAY_KL if replays else 0.0
+    if cfg.label_style == "auto" and replays:
+        changes["label_style"] = REPLAY_LABEL_STYLE
     if cfg.run is None:
         stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"
         changes["run"] = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
