@@ -213,19 +213,21 @@ def test_dropout_is_none_by_default_and_acts_where_asked(workshop: Workshop) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "method", "kl"),
+    ("options", "method", "kl", "label_style"),
     [
-        ((), "full", 0),
-        (("--replay", "x"), "lora", 1),
-        (("--replay", "x@0"), "full", 0),
-        (("--replay", "x@0.1", "--method", "full", "--kl", "0"), "full", 0),
-        (("--replay", "x", "--freeze_encoder"), "full", 1),
+        ((), "full", 0, "auto"),
+        (("--replay", "x"), "lora", 4, "original"),
+        (("--replay", "x@0"), "full", 0, "auto"),
+        (("--replay", "x@0.1", "--method", "full", "--kl", "0", "--label_style", "keep"), "full", 0, "keep"),
+        (("--replay", "x", "--freeze_encoder"), "full", 4, "original"),
     ],
 )
-def test_replay_brings_the_recipe_that_keeps_most(options: Sequence[str], method: str, kl: float) -> None:
-    """Adapters and KL where general speech is trained on, unless the user says otherwise."""
+def test_replay_brings_the_recipe_that_keeps_most(
+    options: Sequence[str], method: str, kl: float, label_style: str
+) -> None:
+    """Adapters, KL and the original's style where general speech is trained on, unless the user says otherwise."""
     cfg = config.resolve(config.parse(options))
-    assert (cfg.method, cfg.kl) == (method, kl)
+    assert (cfg.method, cfg.kl, cfg.label_style) == (method, kl, label_style)
 
 
 def test_a_budget_chooses_between_the_original_and_the_checkpoints(workshop: Workshop, replay: Path) -> None:  # noqa: F811
