@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (("point", 12), ("domain", 8), ("change", 8), ("general", 9), ("loss", 9), ("budget", 8))
 LEAST_NAME = 12
+# Lines of the list of points; what is left belongs to the drawing.
+MOST_ROWS = 14
 
 
 class FrontierPlot(Widget):
@@ -40,7 +42,7 @@ class FrontierPlot(Widget):
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"chart--{part}" for part in PARTS}
     DEFAULT_CSS = """
     FrontierPlot {
-        height: 2fr; min-height: 8; margin: 0 1;
+        height: 1fr; min-height: 8; margin: 0 1;
         & > .chart--title { text-style: bold; }
         & > .chart--axis { color: $foreground 55%; }
         & > .chart--grid { color: $foreground 12%; }
@@ -136,7 +138,7 @@ class FrontierPane(Vertical):
     DEFAULT_CSS = """
     FrontierPane {
         & > #frontier-header { height: 1; margin: 0 1; color: $foreground 55%; text-wrap: nowrap; }
-        & > #frontier-points { height: 1fr; min-height: 3; max-height: 14; margin: 0 1; }
+        & > #frontier-points { height: 3; margin: 0 1; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("x", "axis", "General WER or loss")]
@@ -176,11 +178,19 @@ class FrontierPane(Vertical):
         points.glyphs = ASCII_GLYPHS if self.ascii_only else GLYPHS
         if (tracks, looks, self.by_loss) != (plot.tracks, plot.looks, plot.by_loss):
             plot.tracks, plot.looks, plot.by_loss = tracks, looks, self.by_loss
-            rows = [(point, looks[track.run], track) for track in reversed(tracks) for point in listed(track)]
+            rows: list[tuple[Point, Look, Track]] = []
+            originals: set[tuple[float, float]] = set()
+            for track in reversed(tracks):
+                for point in listed(track):
+                    where = (point.domain, point.general)
+                    if not (point.is_original and where in originals):  # runs mostly begin at one and the same
+                        rows.append((point, looks[track.run], track))
+                    originals |= {where} if point.is_original else set()
             # the cursor stays on its point
             points.points = rows
             points.cursor = next((index for index, row in enumerate(rows) if row[0] == plot.picked), 0)
             points.set_count(len(rows))
+            points.styles.height = max(3, min(len(rows), MOST_ROWS, self.size.height // 3))
             plot.redraw()
 
             self._show_header()
