@@ -13,7 +13,8 @@ and `tui.py` import anything and nobody imports them:
 3  retain/     what keeps the old knowledge: KL to the original, Fisher information, EWC
 4  training/   optimizer and schedule, precision, checkpoints, memory
 5  scoring/    batched decoding, word error rate, significance, forgetting budget, loops and non-speech
-6  export.py   weights out
+6  engines/    the formats of other engines, and the engines themselves
+7  export.py   weights out
 
 Letters, everywhere: B batch, M mel bins, F mel frames, A audio positions, T tokens, C channels, V vocabulary.
 """

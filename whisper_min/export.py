@@ -1,59 +1,104 @@
-"""Weights out: `python -m whisper_min.export RUN --to openai model.pt`, then `whisper clip.wav --model model.pt`."""
+"""Weights out: `python -m whisper_min.export RUN --to openai model.pt`, then `whisper clip.wav --model model.pt`.
+
+What was written is opened in the engine that it is for, and hears clips shipped here: it must write what the run does.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import jiwer
 import torch
 import tyro
-import whisper
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
 from whisper import Whisper
+from whisper.audio import N_SAMPLES
 
-from whisper_min import config, runs
+from whisper_min import audio, config, runs
 from whisper_min.config import InputError
+from whisper_min.data import sources
+from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
+from whisper_min.scoring import decode
+
+ENGINES = {"openai": "openai", "hf": "huggingface", "ct2": "faster_whisper", "ggml": "whisper_cpp"}
+# Clips that are heard, of those shipped.
+VERIFIED_CLIPS = 10
+# Where two tokens are nearly as likely, arithmetic in another order may take the other one: within so many logits that
+# is a tie, beyond them a fault.
+TIE = 0.1
+# Word error rate against the run's own transcripts beyond which rounding to int8 has done harm.
+INT8_LIMIT = 0.1
 
 
 @dataclass(frozen=True)
 class Options:
-    """Write a run's chosen point, else its best checkpoint, for another engine, and read it back there."""
+    """Write a run's chosen point, else its best checkpoint, for another engine, and hear the same with it."""
 
     run: Annotated[str, tyro.conf.Positional]
     """A run folder, one of its checkpoints, or any model that train.py takes."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The file to write."""
-    to: Literal["openai"]
-    """`openai`: a .pt that `whisper.load_model` opens."""
-    precision: Literal["fp32", "fp16"] = "fp32"
-    """fp16 halves the file, as OpenAI's own are; fp32 keeps the scores to the digit."""
+    """The file (openai, ggml) or folder (hf, ct2) to write."""
+    to: Literal["openai", "hf", "ct2", "ggml"]
+    """`openai`: a .pt for `whisper.load_model`; `hf`: transformers; `ct2`: faster-whisper; `ggml`: whisper.cpp."""
+    precision: Literal["fp32", "fp16", "int8"] | None = None
+    """fp32 keeps the scores to the digit; fp16 halves the file, as OpenAI's own are; int8 (ct2) quarters it.
+    Without it: fp32, for ggml fp16."""
     interpolate: float | None = None
     """Another point of the run: 0 is its original, 1 its best checkpoint."""
     lines: float | None = None
     """The first layers' share of that point's way (LiNeS), as evaluate.py takes it."""
+    language: str | None = None
+    """What the clips are decoded as. Without it: the run's language, else English."""
+    verify: bool = True
+    """Hear a few shipped clips with the engine, and fail where it writes something else."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; exit code 0, 1 where the disk refuses, 2 for wrong input."""
+    """Export as the command line says; exit code 0, 1 where the disk or the engine refuses, 2 for wrong input."""
     options = tyro.cli(Options, args=argv, prog="python -m whisper_min.export", use_underscores=True)
+    engine = importlib.import_module(f"whisper_min.engines.{ENGINES[options.to]}")
+    options = replace(options, precision=options.precision or next(iter(engine.PRECISIONS)))
     try:
-        if options.out.exists():
-            raise InputError(f"{options.out}: exists; remove it or name another file")
-        if not options.out.absolute().parent.is_dir():
-            raise InputError(f"{options.out}: its folder does not exist; make it first")
+        check(options, engine)
         model, origin = load(options)
-        to_openai(model, options.out, options.precision)
+        written = write(engine, model, origin, options)
     except InputError as error:
         return config.print_faults(error)
     except (OSError, RuntimeError) as error:
         print(f"failed: {options.out} could not be written ({error}); nothing is left of it", file=sys.stderr)
         return 1
-    print(f"{options.out}: {origin.found}, {options.out.stat().st_size / 1e6:.0f} MB, read back by whisper.load_model")
+    size = sum(path.stat().st_size for path in [options.out, *options.out.rglob("*")] if path.is_file())
+    print(f"{options.out}: {origin.found}, {size / 1e6:.0f} MB, {written}")
     return 0
+
+
+def check(options: Options, engine: Any) -> None:
+    """InputError with all that keeps the engine from being written for."""
+    faults = []
+    if options.out.exists():
+        faults.append(f"{options.out}: exists; remove it or name another")
+    if not options.out.absolute().parent.is_dir():
+        faults.append(f"{options.out}: its folder does not exist; make it first")
+    if options.precision not in engine.PRECISIONS:
+        faults.append(f"--precision {options.precision}: --to {options.to} takes {' or '.join(engine.PRECISIONS)}")
+    missing = [name for name in engine.NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        faults.append(f"--to {options.to}: needs {' and '.join(missing)}; pip install 'whisper-min[{engine.EXTRA}]'")
+    if options.language is not None and language_code(options.language) is None:
+        faults.append(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+    if faults:
+        raise InputError(faults)
 
 
 def load(options: Options) -> tuple[Whisper, weights.Origin]:
@@ -78,22 +123,86 @@ def load(options: Options) -> tuple[Whisper, weights.Origin]:
     return weights.load_point(run, checkpoint, options.interpolate, options.lines)
 
 
-def to_openai(model: Whisper, out: Path, precision: str) -> None:
-    """Write a .pt in OpenAI's layout beside its place, read it back with whisper, compare, and rename it into place."""
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    state = {name: tensor.to("cpu", dtype) for name, tensor in model.state_dict().items()}
-    beside = out.with_name(f".{out.name}.partial")
+def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options) -> str:
+    """Write beside the place, open it in the engine, compare, and rename it into place; what was seen, for people."""
+    beside = options.out.with_name(f".{options.out.name}.partial")
+    remove(beside)
     try:
-        torch.save({"dims": asdict(model.dims), "model_state_dict": state}, beside)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        read_back = whisper.load_model(str(beside), device="cpu").state_dict()
-        wrong = [name for name, tensor in state.items() if not torch.equal(read_back[name], tensor.float())]
-        if wrong:
-            raise RuntimeError(f"whisper reads back other numbers in {', '.join(wrong[:3])}")
-        os.replace(beside, out)
+        engine.write(model, origin.alignment_heads, beside, options.precision)
+        for path in [beside, *beside.rglob("*")]:
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        seen = verify(engine, model, beside, options) if options.verify else "not verified"
+        os.replace(beside, options.out)
+        runs.sync_folder(options.out.absolute().parent)
     finally:
-        beside.unlink(missing_ok=True)
+        remove(beside)
+    return seen
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder that may be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def verify(engine: Any, model: Whisper, out: Path, options: Options) -> str:
+    """Hear the shipped clips with the engine and with the weights as they were written; RuntimeError where they differ.
+
+    fp16 is compared with the same weights rounded to fp16. int8 has no such twin: there the words may differ a little.
+    """
+    language, task = spoken(options)
+    tokens = Tokens(model.dims, language, task)
+    if options.precision == "fp16":
+        model.load_state_dict({name: tensor.half().float() for name, tensor in model.state_dict().items()})
+    transcribe = engine.transcriber(out, language, task)
+    (speech,) = sources.load_sets(["clean=demo:general"], "retain", Path())
+    ours, theirs, differ, ties = [], [], [], 0
+    examples = speech.examples[:VERIFIED_CLIPS]
+    for example in track(examples, f"{options.to} hears shipped clips", console=Console(stderr=True)):
+        waveform = example.read(False)
+        mel = audio.log_mel(audio.pad([waveform], N_SAMPLES), model.dims.n_mels)  # (1, M, F)
+        with torch.inference_mode():
+            features = model.encoder(mel)  # (1, A, C)
+            (heard,) = decode.greedy(model, features, tokens)
+        ours.append(heard.text)
+        theirs.append(transcribe(waveform))
+        if theirs[-1] != heard.text:
+            led = lead(model, features, heard.tokens, tokens.encode(theirs[-1])[len(tokens.prefix) : -1], tokens)
+            ties += led < TIE
+            differ.append(f"{example.id}: {theirs[-1]!r} for {heard.text!r}, which led by {led:.2g} logits")
+    told = f"{len(ours) - len(differ)} of {len(ours)} clips heard alike by {options.to}"
+    if options.precision == "int8":
+        rate = jiwer.wer([text or "-" for text in ours], [text or "-" for text in theirs])
+        if rate > INT8_LIMIT:
+            raise RuntimeError(f"int8 changes {100 * rate:.0f} % of the words: {'; '.join(differ[:3])}")
+        return f"{told}, {100 * rate:.1f} % of the words changed by int8"
+    if len(differ) > ties:
+        raise RuntimeError(f"{told}: {'; '.join(differ[:3])}")
+    return told + (f"; a tie: {'; '.join(differ)}" if differ else "")
+
+
+def spoken(options: Options) -> tuple[str, str]:
+    """(language code, task) of a run, or what was asked for."""
+    run, language, task = Path(options.run), options.language, "transcribe"
+    if runs.is_run(run):
+        record = config.load(run)
+        language, task = language or record.language, record.task
+    return language_code(language or "en") or "en", task
+
+
+@torch.inference_mode()
+def lead(model: Whisper, features: Tensor, ours: Sequence[int], theirs: Sequence[int], tokens: Tokens) -> float:
+    """By how many logits our token led theirs where two transcripts (text tokens alone) part; infinite at its end."""
+    ours, theirs = [*ours, tokens.end], [*theirs, tokens.end]
+    at = next((index for index, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
+    if at is None:
+        return float("inf")  # the same tokens, and yet another text: no tie
+    logits = model.decoder(torch.tensor([[*tokens.prefix, *ours[:at]]]), features)[0, -1]  # (V,)
+    return float(logits[ours[at]] - logits[theirs[at]])
 
 
 if __name__ == "__main__":

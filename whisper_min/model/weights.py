@@ -388,6 +388,26 @@ _HUGGINGFACE_NAMES = [
     (r"fc2", "mlp.2"),
 ]
 
+# The same, forwards; the longer names first.
+_OPENAI_NAMES = [
+    (r"positional_embedding$", "embed_positions.weight"),
+    (r"token_embedding", "embed_tokens"),
+    (r"^encoder\.ln_post\.", "encoder.layer_norm."),
+    (r"^decoder\.ln\.", "decoder.layer_norm."),
+    (r"\.cross_attn_ln\.", ".encoder_attn_layer_norm."),
+    (r"\.attn_ln\.", ".self_attn_layer_norm."),
+    (r"\.mlp_ln\.", ".final_layer_norm."),
+    (r"\.cross_attn\.", ".encoder_attn."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.query\.", ".q_proj."),
+    (r"\.key\.", ".k_proj."),
+    (r"\.value\.", ".v_proj."),
+    (r"\.out\.", ".out_proj."),
+    (r"\.mlp\.0\.", ".fc1."),
+    (r"\.mlp\.2\.", ".fc2."),
+    (r"\.blocks\.", ".layers."),
+]
+
 
 def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's Whisper tensors under OpenAI's names; the output projection is tied to the embedding."""
@@ -399,3 +419,13 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(pattern, replacement, key)
         renamed[key] = value
     return renamed
+
+
+def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenAI's tensors under Hugging Face's names, with the tied output projection that its model holds."""
+    renamed = {}
+    for key, value in state.items():
+        for ours, theirs in _OPENAI_NAMES:
+            key = re.sub(ours, theirs, key)
+        renamed[f"model.{key}"] = value
+    return renamed | {"proj_out.weight": state["decoder.token_embedding.weight"]}

@@ -54,6 +54,11 @@ def options(tokens: Tokens, beam_size: int | None = None) -> DecodingOptions:
     )
 
 
+def suppressed(model: Whisper, tokens: Tokens) -> list[int]:
+    """Tokens that are never written: whisper's own list of special ones and of signs that no speech has."""
+    return list(DecodingTask(model, options(tokens))._get_suppress_tokens())
+
+
 def encode_windows(model: Whisper, mel: Tensor) -> Tensor:
     """Encode log-mels (B, M, F) to features (B, A, C), a few at a time on a CPU."""
     parts = mel.split(CPU_ENCODER_BATCH if mel.device.type == "cpu" else len(mel))
@@ -71,9 +76,8 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool 
     with_logprob : bool
         fill in `Hypothesis.avg_logprob`, which costs a pass over the logits for every token
     """
-    task = DecodingTask(model, options(tokens))  # for whisper's own limit and suppression lists
-    batch, device, limit = features.shape[0], features.device, task.sample_len
-    suppressed = torch.tensor(task._get_suppress_tokens(), device=device)
+    batch, device, limit = features.shape[0], features.device, tokens.text_context // 2
+    never = torch.tensor(suppressed(model, tokens), device=device)
     blank = torch.tensor([*tokens.tokenizer.encode(" "), tokens.end], device=device)
     look_every = LOOK_EVERY.get(device.type, LOOK_EVERY_ELSEWHERE)
 
@@ -85,7 +89,7 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool 
     following = torch.tensor([tokens.prefix], device=device).repeat(batch, 1)
     for position in range(limit):
         logits = decoder(following)  # (B, V)
-        logits[:, suppressed] = -torch.inf
+        logits[:, never] = -torch.inf
         if position == 0:
             logits[:, blank] = -torch.inf
         if with_logprob:

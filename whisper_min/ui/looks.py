@@ -7,6 +7,7 @@ colours the markers do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rich.style import Style
 from textual.app import App
@@ -35,7 +36,7 @@ class Look:
         return Style(color=background.blend(Color.parse(self.colour), share, alpha=1.0).rich_color)
 
 
-def look_of(number: int, app: App[object], *, ascii_only: bool = False) -> Look:
+def look_of(number: int, app: App[Any], *, ascii_only: bool = False) -> Look:
     """The look of the run with this number in the app's theme."""
     colour = run_colour(number, app.theme, app.current_theme.dark)
     return Look(colour, marker_of(number, ascii_only=ascii_only))
