@@ -53,7 +53,7 @@ GENERAL_DEV = ("general-dev", "prompts-dev", "general-unlabelled")
 GENERAL_TEST = ("general-test", "reader-test", "prompts-test")
 PHRASES = ("hello", "jfk")
 BUDGET = 0.025
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#000000", "#bcbd22")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#882255", "#bcbd22")
 
 
 @dataclass(frozen=True)
@@ -407,7 +407,7 @@ def sketch(cells: Path, rows: Sequence[str], seeds: Sequence[int], width: int = 
 def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
     """Domain WER against general loss on dev sets: a line a method from a quarter of the way to its last checkpoint."""
     width, height, left, top = 760, 420, 60, 30
-    lines = {row: points(cells, row, seeds) for row in rows}
+    lines = {row: its for row in rows if (its := points(cells, row, seeds))}
     every = [point for its in lines.values() for point in its.values()]
     if not every:
         return '<svg xmlns="http://www.w3.org/2000/svg"/>\n'
@@ -424,13 +424,13 @@ def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
     for level, said in ((0.0, "the original"), (BUDGET, f"budget {percent(BUDGET)} %")):
         y = at(0, level)[1]
         body.append(f'<line x1="{left}" x2="{width - 220}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8888" '
-                    f'stroke-dasharray="4 4"/><text x="{width - 216}" y="{y + 4:.1f}">{said}</text>')  # fmt: skip
+                    f'stroke-dasharray="4 4"/><text x="{width - 224}" y="{y - 5:.1f}" text-anchor="end">{said}</text>')  # fmt: skip
     for tick in range(int(low_x) + 1, int(high_x) + 1, max(1, int(high_x - low_x) // 8)):
         body.append(f'<text x="{at(tick / 100, 0)[0]:.1f}" y="{height - 32}" text-anchor="middle">{tick}</text>')
     for tick in range(int(low_y // 5) * 5 + 5, int(high_y) + 1, 5):
         body.append(f'<text x="{left - 8}" y="{at(0, tick / 100)[1] + 4:.1f}" text-anchor="end">{tick:+d}</text>')
     for index, (row, its) in enumerate(lines.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = COLOURS[list(ROWS).index(row) % len(COLOURS)]
         last = max((step for step, _ in its), default=0)
         way = [at(*point) for (step, _), point in its.items() if step == last]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in way)

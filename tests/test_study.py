@@ -133,3 +133,14 @@ def test_unknown_rows_are_refused(study: ModuleType, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "argv", ["retention.py", "--rows", "fool", "--table"])
     with pytest.raises(SystemExit, match="unknown rows"):
         study.main()
+
+
+def test_the_readme_shows_what_the_study_wrote() -> None:
+    """Its table line by line, its note, and its picture."""
+    figures = REPOSITORY / "tests" / "bench" / "figures"
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in (figures / "retention.md").read_text(encoding="utf-8").splitlines() if line]
+    assert len(lines) > 8
+    assert [line for line in lines if line not in readme] == []
+    assert "tests/bench/figures/retention.svg" in readme
+    ElementTree.parse(figures / "retention.svg")
