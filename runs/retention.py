@@ -424,7 +424,8 @@ def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
     for level, said in ((0.0, "the original"), (BUDGET, f"budget {percent(BUDGET)} %")):
         y = at(0, level)[1]
         body.append(f'<line x1="{left}" x2="{width - 220}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8888" '
-                    f'stroke-dasharray="4 4"/><text x="{width - 224}" y="{y - 5:.1f}" text-anchor="end">{said}</text>')  # fmt: skip
+                    'stroke-dasharray="4 4"/>')  # fmt: skip
+        body.append(f'<text x="{width - 224}" y="{y - 5:.1f}" text-anchor="end">{said}</text>')
     for tick in range(int(low_x) + 1, int(high_x) + 1, max(1, int(high_x - low_x) // 8)):
         body.append(f'<text x="{at(tick / 100, 0)[0]:.1f}" y="{height - 32}" text-anchor="middle">{tick}</text>')
     for tick in range(int(low_y // 5) * 5 + 5, int(high_y) + 1, 5):
