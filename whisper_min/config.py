@@ -23,7 +23,7 @@ SET_OPTIONS = ("data", "eval_data", "retain", "replay")
 LEARNING_RATES = {384: 1e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
 # LoRA's, nearly the same for every size and rank (Schulman et al., "LoRA Without Regret", 2025).
 LORA_LEARNING_RATE = 4e-4
-# Where general speech is trained on beside the domain (--replay), the recipe that kept most in runs/retention.py:
+# Where general speech is trained on beside the domain (--replay), what kept most on dev sets (tests/bench/RESULTS.md):
 # adapters alone learn, a quarter of a step's clips is replay, there the predictions stay near the original's, and
 # references without case or punctuation are written as the original would.
 REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL, REPLAY_LABEL_STYLE = "lora", 0.25, 4.0, "original"
