@@ -204,7 +204,7 @@ class WhisperApp(App[None]):
         left = Text(no_wrap=True, overflow="ellipsis")
         left.append(" whisper-min ", f"bold {colours['primary']}")
         alive = sum(run.alive for run in runs)
-        left.append(f" {len(runs)} runs, {alive} alive", colours["secondary"])
+        left.append(f" {len(runs)} run{'s' if len(runs) != 1 else ''}, {alive} alive", colours["secondary"])
         if self.workspace.loading:
             left.append("  reading…", colours["secondary"])
         if self.following:

@@ -138,7 +138,7 @@ class FrontierPane(Vertical):
     DEFAULT_CSS = """
     FrontierPane {
         & > #frontier-header { height: 1; margin: 0 1; color: $foreground 55%; text-wrap: nowrap; }
-        & > #frontier-points { height: 3; margin: 0 1; }
+        & > #frontier-points { height: 3; min-height: 3; max-height: 33%; margin: 0 1; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("x", "axis", "General WER or loss")]
@@ -190,7 +190,7 @@ class FrontierPane(Vertical):
             points.points = rows
             points.cursor = next((index for index, row in enumerate(rows) if row[0] == plot.picked), 0)
             points.set_count(len(rows))
-            points.styles.height = max(3, min(len(rows), MOST_ROWS, self.size.height // 3))
+            points.styles.height = min(len(rows), MOST_ROWS)
             plot.redraw()
 
             self._show_header()
