@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -305,6 +305,19 @@ def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
         segments=_segments(row.get("segments"), text, duration),
         prompt=(row.get("prompt") or "").strip() or None,
     )
+
+
+def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
+    """How many entries fill each column: of a manifest all that it has, of other sources what an example holds."""
+    path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        rows = [row for _, row in _rows(path, _read_text(path)) if isinstance(row, dict)]
+    else:
+        rows = [manifest_row(example, path) for example in speech.examples]
+    filled: Counter[str] = Counter()
+    for row in rows:
+        filled.update({column: value not in (None, "", []) for column, value in row.items()})
+    return dict(filled)
 
 
 def manifest_row(example: Example, folder: Path) -> dict[str, Any]:
