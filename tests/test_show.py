@@ -179,3 +179,13 @@ def test_a_set_that_is_none_is_refused(mixed: Path, tmp_path: Path, capsys: pyte
     assert run(mixed, "--samples", "-1", "--spectrograms", mixed) == 2
     err = capsys.readouterr().err
     assert "--samples -1: must be 0 or more" in err and "manifest.jsonl: is a file; give a folder" in err
+
+
+def test_texts_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "a.wav", babble(1.0), 16_000)
+    row = {"audio": "a.wav", "text": "red \x1b[31malert\u202e", "speaker": "x\x07", "id": "\ud800"}
+    (tmp_path / "set.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "audio": "\x1b[2Jgone.wav"}))
+    for words in ((), ("--json",)):
+        assert run(tmp_path / "set.jsonl", "--data_dir", tmp_path / "cache", *words) == 0
+        out = capsys.readouterr().out
+        assert not set("\x1b\x07\ud800") & set(out) and ("red [31malert" in out or words)

@@ -28,6 +28,7 @@ from whisper_min.data import preflight, sources
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.preflight import PLAUSIBLE_SPEED, Facts
 from whisper_min.ui import axes, picture
+from whisper_min.ui.diff import plain
 from whisper_min.ui.spectrogram import Clip
 
 # Speakers, and clips of each kind, that are named.
@@ -77,7 +78,8 @@ def main(argv: Sequence[str]) -> int:
     samples = [known[index] for index in sorted(drawn)]
     found = describe(speech, facts, sources.columns(spec, speech), samples)
     if options.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        # a file name need not be UTF-8: half a character becomes JSON's escape for it
+        print(json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         show(found, Console())
     for note in report.notes:
@@ -198,13 +200,13 @@ def distribution(values: Sequence[float]) -> dict[str, Any] | None:
 def show(found: dict[str, Any], out: Console) -> None:
     """Print what `describe` found."""
 
-    def say(line: str) -> None:
-        out.print(line, markup=False, highlight=False)
+    def say(line: str, before: str = "\n") -> None:
+        out.print(before + plain(line), markup=False, highlight=False)
 
     def many(numbers: dict[str, int], unit: str = "") -> str:
         return ", ".join(f"{name}{unit if name != '?' else ''} ({number})" for name, number in numbers.items()) or "?"
 
-    out.print(Text(f"{found['name']}: {found['entries']} entries, {found['hours']:.2f} h", style="bold"))
+    out.print(Text(f"{plain(found['name'])}: {found['entries']} entries, {found['hours']:.2f} h", style="bold"))
     who = found["speakers"]
     most = ", ".join(f"{each['speaker']} {100 * each['share']:.0f} %" for each in who["most"])
     facts = {
@@ -219,7 +221,7 @@ def show(found: dict[str, Any], out: Console) -> None:
         facts["speakers"] += f"; not known in {who['entries_without']} entries"
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(value))
+        table.add_row(Text(name, style="dim"), Text(plain(value)))
     out.print(table)
     for key, title in (("duration", "seconds"), ("characters_per_second", "characters per second")):
         if found[key]:
@@ -227,25 +229,25 @@ def show(found: dict[str, Any], out: Console) -> None:
     clips = {"longest": "longest clips", "shortest": "shortest clips", "samples": "samples"}
     for key, title in clips.items():
         if found[key]:
-            say(f"\n{title}")
+            say(title)
             out.print(clip_table(found[key]))
     strange = found["implausible"]
     if strange["entries"]:
         say(
-            f"\ntexts that do not fit their audio (below {strange['below']:g} or above {strange['above']:g} characters "
+            f"texts that do not fit their audio (below {strange['below']:g} or above {strange['above']:g} characters "
             f"per second): {strange['entries']}, such as"
         )
         out.print(clip_table(strange["clips"][:CLIPS_SHOWN]))
     if found["over_30_s"]:
-        say(f"\nclips over {CHUNK_LENGTH} s, to be segmented before training on them: {found['over_30_s']}")
+        say(f"clips over {CHUNK_LENGTH} s, to be segmented before training on them: {found['over_30_s']}")
     if found["repeated"]:
-        say(f"\nrecordings that are there more than once: {found['repeated']}")
+        say(f"recordings that are there more than once: {found['repeated']}")
     if bad := found["unreadable"]:
-        say(f"\nrecordings that cannot be read: {len(bad)}")
+        say(f"recordings that cannot be read: {len(bad)}")
         for each in bad[: preflight.FAULTS_SHOWN]:
-            say(f"  {each['where']}: {each['error']}")
+            say(f"  {each['where']}: {each['error']}", before="")
         if len(bad) > preflight.FAULTS_SHOWN:
-            say(f"  … and {len(bad) - preflight.FAULTS_SHOWN} more")
+            say(f"  … and {len(bad) - preflight.FAULTS_SHOWN} more", before="")
 
 
 def histogram(numbers: dict[str, Any], title: str) -> Table:
@@ -280,10 +282,10 @@ def clip_table(rows: Sequence[dict[str, Any]]) -> Table:
         cells: list[RenderableType] = [
             f"{each['seconds']:.2f}",
             "" if fast is None else f"{fast:.1f}",
-            Text(each["id"]),
+            Text(plain(each["id"])),
         ]
-        cells += [Text(each["speaker"] or "?")] if has_speakers else []
-        table.add_row(*cells, Text(textwrap.shorten(each["text"], TEXT_SHOWN, placeholder=" …")))
+        cells += [Text(plain(each["speaker"] or "?"))] if has_speakers else []
+        table.add_row(*cells, Text(textwrap.shorten(plain(each["text"]), TEXT_SHOWN, placeholder=" …")))
     return table
 
 
