@@ -81,7 +81,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every and cfg.kl is not None
     parameters = choose_trainable(model, cfg)
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
-    frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model)
+    frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model, cfg)
     in_precision = partial(autocast, device, precision)
     original = Original(model, cfg) if cfg.kl else None
     anchors = retention.anchors(model, origin.fingerprint, prepared, in_precision, reporter)

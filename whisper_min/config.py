@@ -17,6 +17,8 @@ from whisper_min import runs
 
 # Options that take several sets; repeated flags add up.
 SET_OPTIONS = ("data", "eval_data", "retain", "replay")
+# Options that take several words.
+LIST_OPTIONS = (*SET_OPTIONS, "augment", "replay_augment")
 
 # Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of
 # pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
@@ -71,6 +73,14 @@ class Config:
     """What the references are: the words spoken, or their English translation."""
     normalize: bool = False
     """Scale every clip to a peak of 0.95, in training and in evaluation alike."""
+    augment: tuple[str, ...] = ()
+    """Change the training clips, anew every time they are read, NAME[=LOW..HIGH][@SHARE]: speed (factor), throat (a
+    throat microphone's channel), reverb (seconds), noise (dB of speech over it), bandlimit (Hz), telephone (bits), gain
+    (dB), specaugment; `noise=5..20@0.3` gives three clips in ten noise at 5 to 20 dB. Evaluation sets are never."""
+    replay_augment: tuple[str, ...] = ()
+    """The same for the --replay clips, to keep what Whisper knows of worse recordings than these."""
+    noise: Path | None = None
+    """Folder of recordings that the augmentation `noise` takes its noise from. Without it noise is generated."""
     skip_bad: bool = False
     """Leave out entries with faults (listed and counted) instead of refusing to start."""
 
@@ -200,7 +210,7 @@ def _option_value(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def merge_repeated(argv: Sequence[str], options: Sequence[str] = SET_OPTIONS) -> list[str]:
+def merge_repeated(argv: Sequence[str], options: Sequence[str] = LIST_OPTIONS) -> list[str]:
     """Gather `--data a --data b c` into `--data a b c`: repeated flags of set options add up."""
     flags = {f"--{option}": option for option in options}
     flags |= {f"--{option.replace('_', '-')}": option for option in options}
@@ -218,7 +228,7 @@ def merge_repeated(argv: Sequence[str], options: Sequence[str] = SET_OPTIONS) ->
         else:
             gathered[taking].append(word)
     if empty := [option for option, values in gathered.items() if not values]:
-        raise InputError([f"--{option}: names no set; give one or leave the option out" for option in empty])
+        raise InputError([f"--{option}: names nothing; give a value or leave the option out" for option in empty])
     for option, values in gathered.items():
         rest += [f"--{option}", *values]
     return rest
@@ -246,11 +256,11 @@ def from_record(record: Any, where: str) -> Config:
     for field in dataclasses.fields(Config):
         if field.name in record:
             value = record[field.name]
-            if field.name in SET_OPTIONS:
+            if field.name in LIST_OPTIONS:
                 if not isinstance(value, list):
                     raise InputError(f"{where}: {field.name!r} is not a list; the file is damaged")
                 value = tuple(value)
-            elif field.name in ("data_dir", "runs_dir", "resume") and value is not None:
+            elif field.name in ("data_dir", "runs_dir", "resume", "noise") and value is not None:
                 value = Path(value)
             values[field.name] = value
     return Config(**values)

@@ -10,16 +10,17 @@ import random
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from whisper.audio import N_SAMPLES, SAMPLE_RATE
+from whisper.audio import HOP_LENGTH, N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio
 from whisper_min.config import Config
+from whisper_min.data import augment
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Targets, Tokens
 
@@ -36,11 +37,18 @@ class Window:
     context: int
     role: str = "domain"
     """`domain`, or `replay` for general speech that is mixed in."""
+    visit: int = 0
+    """How often it was read before: what augmentation makes of it differs each time."""
 
     @property
     def text(self) -> str:
         """The label of the row: the texts joined by a space."""
         return " ".join(self.texts)
+
+    @property
+    def name(self) -> str:
+        """The utterances' ids, joined."""
+        return " + ".join(example.id for example in self.examples)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -138,7 +146,7 @@ class Schedule:
         order = list(range(len(self.examples)))
         generator.shuffle(order)
         if self.audio_context == "pack":
-            windows = self._pack(order)
+            windows = [replace(window, visit=epoch) for window in self._pack(order)]
         else:
             trim = self.audio_context == "trim"
             windows = [
@@ -146,6 +154,7 @@ class Schedule:
                     (self.examples[index],),
                     (self.texts[index],),
                     audio.context_samples(self.samples[index]) if trim else N_SAMPLES,
+                    visit=epoch,
                 )
                 for index in order
             ]
@@ -233,7 +242,7 @@ class Replay:
     def window(self, position: int) -> Window:
         """The window at a position of the endless order: every clip once, shuffled, and again."""
         epoch, index = divmod(position, len(self.windows))
-        return self._order(epoch)[index]
+        return replace(self._order(epoch)[index], visit=epoch)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # lives as long as the run
     def _order(self, epoch: int) -> list[Window]:
@@ -292,14 +301,19 @@ def collate(
     listed in `Batch.bad`, as long as another one is left.
     """
     read: list[tuple[Window, audio.Waveform]] = []
+    drawn: list[list[augment.Drawn]] = []
     bad: list[str] = []
     for window in windows:
         try:
-            parts = [example.read(cfg.normalize) for example in window.examples]
+            waveform = np.concatenate([example.read(cfg.normalize) for example in window.examples])
+            effects = augment.of_role(cfg, window.role)
+            its = effects.draw(window.name, window.visit)
+            waveform = effects.on_waveform(waveform, its, max(len(waveform), audio.room_samples(window.context)))
         except audio.AudioError as error:
             bad.append(f"{' + '.join(example.where for example in window.examples)}: {error}")
             continue
-        read.append((window, np.concatenate(parts)))
+        read.append((window, waveform))
+        drawn.append(its)
     if bad and not (cfg.skip_bad and read):
         raise audio.AudioError("; ".join(bad))
     kept = tuple(window for window, _ in read)
@@ -308,6 +322,8 @@ def collate(
         mel = torch.empty(len(kept), n_mels, 0)
     else:
         mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
+        for its, row, (window, waveform) in zip(drawn, mel, read, strict=True):
+            augment.of_role(cfg, window.role).on_log_mel(row, len(waveform) // HOP_LENGTH, its)
     targets = tokens.teacher_forcing([window.text for window in kept])
     return Batch(kept, mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE, bad)
 

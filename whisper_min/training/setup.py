@@ -13,7 +13,7 @@ from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
-from whisper_min.data import preflight, sources
+from whisper_min.data import augment, preflight, sources
 from whisper_min.data.batches import Schedule
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
@@ -42,7 +42,7 @@ class Prepared:
 
 def prepare(cfg: Config, console: Console) -> Prepared:
     """Check options, sets, every entry and memory; InputError with all that is wrong."""
-    faults = config.check(cfg)
+    faults = config.check(cfg) + augment.check(cfg)
 
     @contextmanager
     def collecting() -> Iterator[None]:
@@ -127,8 +127,8 @@ def show_check(prepared: Prepared, out: Console) -> None:
     windows = epoch[0]
     targets = prepared.tokens.teacher_forcing([window.text for window in windows])
     for row, window in enumerate(windows):
-        names = " + ".join(example.id for example in window.examples)
-        title = f"{names}: {window.context / SAMPLE_RATE:g} s context"
+        effects = ", ".join(map(str, augment.of_role(cfg, window.role).draw(window.name, window.visit)))
+        title = f"{window.name}: {window.context / SAMPLE_RATE:g} s context" + (f", {effects}" if effects else "")
         rows = targets.inputs[row].tolist(), targets.targets[row].tolist()
         out.print(preflight.batch_table(*rows, prepared.tokens, title))
     out.print(
