@@ -115,6 +115,10 @@ def bad_rows(bench: Workbench) -> list[tuple[dict[str, Any], str]]:
             bench.row(duration=2.6),
             r"is 2\.00 s long, the manifest says 2\.60 s; correct the duration, or add an offset",
         ),
+        (
+            bench.row(segments=[{"start": 0, "end": 2.6, "text": TEXT}]),
+            r"the last segment ends at 2\.60 s, the clip at 2\.00 s; correct the segments' times",
+        ),
         (bench.row(offset=2.0), r"offset 2 s lies beyond its end at 2\.00 s"),
         (bench.row(offset=1.0, duration=2.0), r"ends at 2\.00 s, the entry goes to 3\.00 s"),
     ]
@@ -384,7 +388,8 @@ def test_repeated_recordings_are_noted(bench: Workbench) -> None:
 
 
 def test_unused_columns_are_noted(bench: Workbench) -> None:
-    assert notes(bench.check([bench.row(prompt="Names: Anna"), bench.row(segments=[{"start": 0}])])) == [
+    segments = [{"start": 0, "end": 1.5, "text": TEXT}]
+    assert notes(bench.check([bench.row(prompt="Names: Anna"), bench.row(segments=segments)])) == [
         "data mine: the columns prompt, segments are not used in training"
     ]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from whisper_min.config import REPLAY_SHARE, Config, InputError
 from whisper_min.data import sources
-from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.examples import Example, Segment, SpeechSet
 from whisper_min.data.sources import Spec, parse_spec, read_folder, read_manifest
 
 WINDOWS_LINE = st.sampled_from(["\n", "\r\n"])
@@ -220,6 +220,22 @@ def test_columns_go_by_several_names(audio_column: str, text_column: str, tmp_pa
     assert unused == ("prompt",), "a column that holds something and is not used is told"
 
 
+def test_segments_and_prompt_are_read_from_lines_and_cells(tmp_path: Path) -> None:
+    segments = [{"start": 0, "end": 1.5, "text": " Hello,"}, {"start": 1.5, "end": 2.01, "text": "there."}]
+    row = {"audio": "a.wav", "text": "Hello,\nthere.", "duration": 2.0, "prompt": " Names: ", "segments": segments}
+    examples, unused = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))
+    assert examples[0].segments == (Segment(0.0, 1.5, "Hello,"), Segment(1.5, 2.01, "there."))
+    assert examples[0].prompt == "Names:" and unused == ("prompt", "segments")
+    cells: dict[str, object] = {**row, "segments": json.dumps(segments)}
+    for name in ("set.csv", "set.tsv"):
+        [example], _ = read_manifest(write_table(tmp_path / name, [cells], delimiter="\t" if "t" in name[4] else ","))
+        assert (example.segments, example.prompt) == (examples[0].segments, "Names:")
+    no_spaces = {"audio": "a.wav", "text": "你好世界", "segments": [
+        {"start": 0, "end": 1, "text": "你好"}, {"start": 1, "end": 2, "text": "世界"}]}  # fmt: skip
+    [example], _ = read_manifest(write(tmp_path / "zh.jsonl", json.dumps(no_spaces)))
+    assert len(example.segments) == 2 and example.prompt is None
+
+
 def test_nemo_rows_keep_their_offset_and_get_an_id(tmp_path: Path) -> None:
     rows = [
         {"audio_filepath": "a.wav", "text": "one", "offset": 0, "duration": 2},
@@ -261,6 +277,35 @@ FAULTY_LINES = [
     ('{"audio": "a.wav", "text": "x", "duration": NaN}', "duration nan is not a number of seconds from 0 up"),
     ('{"audio": "a.wav", "text": "x", "duration": 0}', "duration is 0; remove the entry"),
     ('{"audio": "a.wav", "text": "x", "offset": -0.5}', r"offset -0\.5 is not a number of seconds from 0 up"),
+    ('{"audio": "a.wav", "text": "x", "prompt": ["x"]}', "prompt is not text but list"),
+    *(
+        (f'{{"audio": "a.wav", "text": "x y", "duration": 2, "segments": {segments}}}', expected)
+        for segments, expected in [
+            ('"0-2 x y"', "segments is not JSON"),
+            (
+                '{"start": 0}',
+                r'segments is not a list but dict; write \[\{"start": 0.0, "end": 2.5, "text": "…"\}, …\]',
+            ),
+            ("[5]", "segment 1 is not an object with a text"),
+            ('[{"start": 0, "end": 1, "text": " "}]', "segment 1 is not an object with a text"),
+            ('[{"start": 0, "text": "x"}]', "segment 1 has no end"),
+            ('[{"start": "a", "end": 1, "text": "x"}]', "segment 1: start 'a' is not a number of seconds"),
+            ('[{"start": 1, "end": 1, "text": "x y"}]', "segment 1 begins at 1 s and ends at 1 s; correct its times"),
+            (
+                '[{"start": 0, "end": 2.5, "text": "x y"}]',
+                "segment 1 ends at 2.5 s, beyond the duration of 2 s; correct",
+            ),
+            (
+                '[{"start": 0, "end": 1, "text": "x"}, {"start": 0.5, "end": 3, "text": "y"}]',
+                "segment 2 begins at 0.5 s, before segment 1 ends at 1 s; order them, without overlap; "
+                "segment 2 ends at 3 s, beyond the duration of 2 s",
+            ),
+            (
+                '[{"start": 0, "end": 1, "text": "x"}]',
+                "the segments' texts do not make up the text; write the same words",
+            ),
+        ]
+    ),
 ]
 
 

@@ -9,6 +9,15 @@ from whisper_min import audio
 
 
 @dataclass(frozen=True)
+class Segment:
+    """What is said between two times of a clip, in seconds from the clip's start."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Example:
     """An utterance: where its audio is, what was said, and where the entry stands (for error messages)."""
 
@@ -23,6 +32,10 @@ class Example:
     """Seconds that the entry claims. Beside an offset it bounds what is read; alone it only describes the file."""
     speaker: str | None = None
     language: str | None = None
+    segments: tuple[Segment, ...] = ()
+    """When each part of the text is said, in order and without overlap; together they are the whole text."""
+    prompt: str | None = None
+    """What was said before the clip, or how its words are written: Whisper's decoder may read it first."""
 
     def read(self, normalize: bool = False) -> audio.Waveform:
         """The utterance's 16 kHz waveform (samples,); AudioError where the file cannot be decoded."""

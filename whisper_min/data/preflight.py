@@ -186,6 +186,11 @@ def _entry_faults(example: Example, facts: Facts, role: str, cfg: Config) -> Ite
             f"{example.audio_filepath}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
             "segments (offset and duration in the manifest)"
         )
+    if example.segments and example.segments[-1].end > facts.seconds + DURATION_TOLERANCE:
+        yield (
+            f"{example.audio_filepath}: the last segment ends at {example.segments[-1].end:.2f} s, the clip at "
+            f"{facts.seconds:.2f} s; correct the segments' times"
+        )
     if example.language and language_code(example.language) not in (None, language_code(cfg.language)):
         yield (
             f"{example.audio_filepath}: is in {example.language!r}, but --language is {cfg.language!r}; "

@@ -13,14 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from whisper.audio import SAMPLE_RATE
+
+from whisper_min import audio
 from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
 from whisper_min.data import librispeech
-from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.examples import Example, Segment, SpeechSet
 
 AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
 TEXT_COLUMNS = ("text", "sentence", "transcript")
 # Read from a manifest beside audio and text; other columns are left alone.
-KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id")
+KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id", "segments", "prompt")
+# Whisper's timestamps count in steps of one audio position: so far a segment may reach beyond the clip's end.
+TIMESTAMP_SECONDS = audio.SAMPLES_PER_POSITION / SAMPLE_RATE
 # Columns that mean something to Whisper and that training does not use yet: said, so that nothing is lost in silence.
 UNUSED_COLUMNS = ("prompt", "segments")
 AUDIO_SUFFIXES = (
@@ -276,16 +281,65 @@ def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
     if duration == 0:
         raise ValueError("duration is 0; remove the entry")
     audio_filepath = Path(row[audio_column])
+    text = row[text_column].strip()
+    if not isinstance(row.get("prompt") or "", str):
+        raise ValueError(f"prompt is not text but {type(row['prompt']).__name__}")
     return Example(
         id=str(row.get("id") or (row[audio_column] if offset is None else f"{row[audio_column]}@{offset:g}")),
         audio_filepath=path.parent / audio_filepath,
-        text=row[text_column].strip(),
+        text=text,
         where=where,
         offset=offset,
         duration=duration,
         speaker=str(row["speaker"]) if row.get("speaker") not in (None, "") else None,
         language=str(row["language"]) if row.get("language") else None,
+        segments=_segments(row.get("segments"), text, duration),
+        prompt=(row.get("prompt") or "").strip() or None,
     )
+
+
+def _segments(value: Any, text: str, duration: float | None) -> tuple[Segment, ...]:
+    """The column `segments`: a list, or in a table's cell its JSON; ValueError says all that is wrong with it."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"segments is not JSON ({error})") from None
+    if not value:
+        return ()
+    form = 'write [{"start": 0.0, "end": 2.5, "text": "…"}, …]'
+    if not isinstance(value, list):
+        raise ValueError(f"segments is not a list but {type(value).__name__}; {form}")
+    segments: list[Segment] = []
+    faults: list[str] = []
+    for number, entry in enumerate(value, start=1):
+        if not (isinstance(entry, dict) and isinstance(entry.get("text"), str) and entry["text"].strip()):
+            faults.append(f"segment {number} is not an object with a text; {form}")
+            continue
+        try:
+            start, end = (_seconds(entry, column) for column in ("start", "end"))
+        except ValueError as error:
+            faults.append(f"segment {number}: {error}")
+            continue
+        if start is None or end is None:
+            faults.append(f"segment {number} has no {'start' if start is None else 'end'}; {form}")
+            continue
+        if start >= end:
+            faults.append(f"segment {number} begins at {start:g} s and ends at {end:g} s; correct its times")
+        if segments and start < segments[-1].end:
+            faults.append(
+                f"segment {number} begins at {start:g} s, before segment {number - 1} ends at {segments[-1].end:g} s; "
+                "order them, without overlap"
+            )
+        if duration is not None and end > duration + TIMESTAMP_SECONDS:
+            faults.append(f"segment {number} ends at {end:g} s, beyond the duration of {duration:g} s; correct one")
+        segments.append(Segment(start, end, entry["text"].strip()))
+    # without any whitespace, for not every language has spaces between its sentences
+    if not faults and "".join("".join(each.text for each in segments).split()) != "".join(text.split()):
+        faults.append("the segments' texts do not make up the text; write the same words in both")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return tuple(segments)
 
 
 def _seconds(row: dict[str, Any], column: str) -> float | None:
