@@ -30,6 +30,10 @@ LORA_LEARNING_RATE = 4e-4
 # references without case or punctuation are written as the original would.
 REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL, REPLAY_LABEL_STYLE = "lora", 0.25, 4.0, "original"
 
+# Whisper learnt from as many clips with timestamps as without, and with the text before them as without (its paper,
+# arXiv:2212.04356, section 2.3 and appendix F).
+TIMESTAMPS_SHARE, PROMPTS_SHARE = 0.5, 0.5
+
 
 class InputError(Exception):
     """Wrong usage or input: every fault at once, each with its fix. The scripts print it and exit with 2."""
@@ -71,6 +75,11 @@ class Config:
     """Language of the speech, a code or a name that Whisper knows."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """What the references are: the words spoken, or their English translation."""
+    timestamps: float | None = None
+    """Share of the training clips whose labels carry timestamps: those of their `segments`, else, where the original
+    hears the same words, the original's own. Without it: half of the clips that have segments, and no others."""
+    prompts: float = PROMPTS_SHARE
+    """How often it reads the `prompt` of a clip that has one (what was said before); the loss never counts it."""
     normalize: bool = False
     """Scale every clip to a peak of 0.95, in training and in evaluation alike."""
     augment: tuple[str, ...] = ()
@@ -272,10 +281,16 @@ def base_fingerprint(run: Path | None) -> str:
     return str(record.get("weights_fingerprint"))
 
 
+def timestamps_share(cfg: Config) -> float:
+    """Share of the clips with segments whose labels carry their times."""
+    return TIMESTAMPS_SHARE if cfg.timestamps is None else cfg.timestamps
+
+
 def needs_original(cfg: Config) -> bool:
     """Whether the untouched weights take part in the training, and not its checkpoint alone."""
     terms = bool(cfg.kl) or cfg.ewc > 0 or cfg.l2sp > 0
-    return cfg.method == "lora" or terms or bool(cfg.replay) or cfg.label_style == "original"
+    labels = cfg.label_style == "original" or bool(cfg.timestamps)
+    return cfg.method == "lora" or terms or bool(cfg.replay) or labels
 
 
 def to_record(cfg: Config) -> dict[str, Any]:
@@ -321,6 +336,9 @@ def check(cfg: Config) -> list[str]:
         faults.append(f"--epochs {cfg.epochs}: must be above 0, and finite")
     if cfg.lr is not None and not 0 < cfg.lr < 1:
         faults.append(f"--lr {cfg.lr}: must lie between 0 and 1, for instance 1e-5")
+    for name in ("timestamps", "prompts"):
+        if not 0 <= (getattr(cfg, name) or 0.0) <= 1:
+            faults.append(f"--{name} {getattr(cfg, name)}: is a share of the clips, from 0 to 1")
     if cfg.warmup_steps is not None and cfg.warmup_steps < 0:
         faults.append(f"--warmup_steps {cfg.warmup_steps}: must be 0 or more")
     for name in ("weight_decay", "grad_clip"):

@@ -19,10 +19,11 @@ from torch import Tensor
 from whisper.audio import HOP_LENGTH, N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio
-from whisper_min.config import Config
+from whisper_min.config import Config, timestamps_share
 from whisper_min.data import augment
-from whisper_min.data.examples import Example
-from whisper_min.data.tokens import Targets, Tokens
+from whisper_min.data.examples import Example, Segment
+from whisper_min.data.tokens import Label, Targets, Tokens
+from whisper_min.text import cut_like
 
 T = TypeVar("T")
 Done = TypeVar("Done")
@@ -178,7 +179,8 @@ class Schedule:
         for index in order:
             samples = sum(self.samples[member] for member in [*members, index])
             text = " ".join(self.texts[member] for member in [*members, index])
-            if samples > N_SAMPLES or not self.tokens.fits(text):
+            segments = tuple(segment for member in [*members, index] for segment in self.examples[member].segments)
+            if samples > N_SAMPLES or not self.tokens.fits(text) or not self.tokens.fits(text, segments):
                 close()
             members.append(index)
         close()
@@ -302,18 +304,21 @@ def collate(
     """
     read: list[tuple[Window, audio.Waveform]] = []
     drawn: list[list[augment.Drawn]] = []
+    labels: list[Label] = []
     bad: list[str] = []
     for window in windows:
         try:
-            waveform = np.concatenate([example.read(cfg.normalize) for example in window.examples])
+            parts = [example.read(cfg.normalize) for example in window.examples]
             effects = augment.of_role(cfg, window.role)
             its = effects.draw(window.name, window.visit)
+            waveform = np.concatenate(parts)
             waveform = effects.on_waveform(waveform, its, max(len(waveform), audio.room_samples(window.context)))
         except audio.AudioError as error:
             bad.append(f"{' + '.join(example.where for example in window.examples)}: {error}")
             continue
         read.append((window, waveform))
         drawn.append(its)
+        labels.append(label(window, [len(part) / SAMPLE_RATE for part in parts], len(waveform) / SAMPLE_RATE, cfg))
     if bad and not (cfg.skip_bad and read):
         raise audio.AudioError("; ".join(bad))
     kept = tuple(window for window, _ in read)
@@ -324,8 +329,40 @@ def collate(
         mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
         for its, row, (window, waveform) in zip(drawn, mel, read, strict=True):
             augment.of_role(cfg, window.role).on_log_mel(row, len(waveform) // HOP_LENGTH, its)
-    targets = tokens.teacher_forcing([window.text for window in kept])
+    targets = tokens.teacher_forcing(labels)
     return Batch(kept, mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE, bad)
+
+
+def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -> Label:
+    """What the model should write for a window: whether with timestamps and a prompt is drawn at every visit.
+
+    Parameters
+    ----------
+    seconds : sequence of float
+        lengths of the window's clips
+    heard : float
+        length of the window after augmentation, which may play it faster or slower
+    """
+    drawn = random.Random(f"{cfg.seed} {window.visit} label {window.name}")
+    with_prompt, with_timestamps = drawn.random() < cfg.prompts, drawn.random() < timestamps_share(cfg)
+    prompt = (window.examples[0].prompt or "") if with_prompt else ""
+    segments = timed(window, seconds, heard / sum(seconds)) if with_timestamps else ()
+    return Label(window.text, segments, prompt)
+
+
+def timed(window: Window, seconds: Sequence[float], stretch: float = 1.0) -> tuple[Segment, ...]:
+    """The segments of a window in its texts' style, their times from its start; () unless every clip has its own."""
+    made: list[Segment] = []
+    start = 0.0
+    for example, text, length in zip(window.examples, window.texts, seconds, strict=True):
+        parts = cut_like(text, [segment.text for segment in example.segments])
+        if not example.segments or parts is None:
+            return ()
+        for segment, part in zip(example.segments, parts, strict=True):
+            its_start, its_end = ((start + min(time, length)) * stretch for time in (segment.start, segment.end))
+            made.append(Segment(its_start, its_end, part))
+        start += length
+    return tuple(made)
 
 
 def default_workers(device_type: str) -> int:
