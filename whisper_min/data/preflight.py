@@ -79,6 +79,12 @@ class CheckedSet:
         return [facts.seconds for facts in self.facts]
 
     @property
+    def recordings(self) -> list[str]:
+        """What tells each recording from every other one: its samples, else its file, else where it is named."""
+        pairs = zip(self.speech.examples, self.facts, strict=True)
+        return [facts.digest or file_key(example) or example.where for example, facts in pairs]
+
+    @property
     def labels(self) -> list[str]:
         """The texts in the set's label style; as they stand where that waits for the original."""
         if self.written is not None:

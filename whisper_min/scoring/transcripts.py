@@ -89,8 +89,7 @@ class Transcriber:
         A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad it is said, and its
         transcript is empty.
         """
-        pairs = zip(checked.speech.examples, checked.facts, strict=True)
-        keys = [facts.digest or preflight.file_key(example) or example.where for example, facts in pairs]
+        keys = checked.recordings
         known = _read(self.path)
         missing = {key: index for index, key in enumerate(keys) if key not in known}  # equal recordings once
         if missing:
