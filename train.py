@@ -71,7 +71,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     model, origin = prepared.load()
     model = model.to(device)
     writer = Transcriber(cfg, lambda: model, prepared.tokens, origin.fingerprint, precision, reporter)
-    prepared = prepared.relabelled(writer.label(prepared.report))  # where labels are to be the original's
+    report = writer.label(prepared.report)  # where labels are to be the original's, and their times
+    prepared = prepared.relabelled(writer.timestamp(report) if cfg.timestamps else report)
     cfg = replace(
         cfg,
         lr=cfg.lr or default_lr(model, cfg),
@@ -81,7 +82,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every and cfg.kl is not None
     parameters = choose_trainable(model, cfg)
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
-    frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model)
+    frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model, cfg)
     in_precision = partial(autocast, device, precision)
     original = Original(model, cfg) if cfg.kl else None
     anchors = retention.anchors(model, origin.fingerprint, prepared, in_precision, reporter)
@@ -125,7 +126,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
 
     # ---- The loop: occasional work first, the step last.
     encoded = frozen_encoder.kept if frozen_encoder else ()
-    collate = partial(batches.collate, tokens=prepared.tokens, n_mels=prepared.dims.n_mels, cfg=cfg, encoded=encoded)
+    collate = partial(prepared.collate, encoded=encoded)
     order = batches.steps(prepared.schedule, retention.replays(prepared.report, cfg), cfg.accumulate, state["position"])
     data = batches.read_ahead(order, lambda item: list(map(collate, item[1])), batches.default_workers(device.type))
     step, readback, reason = state["step"], Readback(device), "finished"

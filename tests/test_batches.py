@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import whisper
 from hypothesis import given, settings
@@ -27,11 +28,13 @@ from whisper_min.data.batches import (
     Window,
     collate,
     default_workers,
+    label,
     read_ahead,
     split_evenly,
     steps,
+    timed,
 )
-from whisper_min.data.examples import Example
+from whisper_min.data.examples import Example, Segment
 from whisper_min.data.sources import read_manifest
 from whisper_min.data.tokens import Tokens
 
@@ -350,3 +353,63 @@ def test_every_replay_clip_comes_once_before_one_comes_again() -> None:
 def test_a_share_of_zero_mixes_nothing_in() -> None:
     drawn = itertools.islice(steps(schedule([2.0] * 9), [replay(share=0.0)], 1, (0, 0, 0)), 10)
     assert all(windows[0].role == "domain" for _, micro in drawn for windows in micro)
+
+
+def timed_example(index: int, seconds: float, folder: Path, prompt: str | None = None) -> Example:
+    """A clip of two segments, said by halves."""
+    soundfile.write(folder / f"{index}.wav", np.full(round(seconds * SAMPLE_RATE), 0.1), SAMPLE_RATE)
+    segments = (Segment(0.0, seconds / 2, f"ONE {index}"), Segment(seconds / 2, seconds, "AND TWO"))
+    return Example(
+        f"{index}", folder / f"{index}.wav", f"ONE {index} AND TWO", f"{index}", segments=segments, prompt=prompt
+    )
+
+
+def test_labels_carry_times_and_prompts_as_often_as_asked(tmp_path: Path) -> None:
+    """Drawn anew at every visit; the times' texts are in the label's style; a share of 0 or 1 is never or always."""
+    window = Window((timed_example(0, 2.0, tmp_path, "Before."),), ("One 0 and two.",), N_SAMPLES)
+    timed_segments = (Segment(0.0, 1.0, "One 0"), Segment(1.0, 2.0, "and two."))
+    for cfg, segments, prompts in (
+        (Config(), 0.5, 0.5),
+        (Config(timestamps=0.0, prompts=1.0), 0.0, 1.0),
+        (Config(timestamps=1.0, prompts=0.0), 1.0, 0.0),
+        (Config(timestamps=0.2), 0.2, 0.5),
+    ):
+        labels = [label(replace(window, visit=visit), [2.0], 2.0, cfg) for visit in range(2000)]
+        assert {each.text for each in labels} == {"One 0 and two."}
+        assert {each.segments for each in labels} <= {(), timed_segments}
+        assert {each.prompt for each in labels} <= {"", "Before."}
+        assert sum(bool(each.segments) for each in labels) / 2000 == pytest.approx(segments, abs=0.04)
+        assert sum(bool(each.prompt) for each in labels) / 2000 == pytest.approx(prompts, abs=0.04)
+
+
+def test_times_of_joined_and_stretched_clips_are_the_window_s(tmp_path: Path) -> None:
+    """Each clip's times begin where it begins, and go with its speed; a clip without times leaves the window none."""
+    first, second = timed_example(0, 2.0, tmp_path), timed_example(1, 3.0, tmp_path)
+    window = Window((first, second), ("One 0 and two.", "One 1 and two."), N_SAMPLES)
+    times = [(each.start, each.end, each.text) for each in timed(window, [2.0, 3.0], 1.1)]
+    expected = [(0, 1, "One 0"), (1, 2, "and two."), (2, 3.5, "One 1"), (3.5, 5, "and two.")]
+    assert times == [(pytest.approx(start * 1.1), pytest.approx(end * 1.1), text) for start, end, text in expected]
+    assert timed(replace(window, examples=(first, replace(second, segments=()))), [2.0, 3.0]) == ()
+    assert timed(replace(window, texts=("Quite another text of so many words.", "One 1 and two.")), [2.0, 3.0]) == ()
+
+
+def test_a_batch_holds_the_times_of_the_audio_that_is_heard(tmp_path: Path) -> None:
+    """Played at half the speed, a clip's segments last twice as long."""
+    example = timed_example(0, 2.0, tmp_path)
+    window = Window((example,), (example.text,), N_SAMPLES)
+    for words, end in (((), "<|2.00|>"), (("speed=0.5@1",), "<|4.00|>")):
+        batch = collate([window], TOKENS, 80, Config(timestamps=1.0, augment=words))
+        row = [token for token in batch.targets.targets[0].tolist() if token >= 0]
+        assert TOKENS.tokenizer.decode_with_timestamps(row[:-1]).endswith(end)
+
+
+def test_packed_windows_leave_room_for_times() -> None:
+    """Two tokens a segment count, so that no window is too long for the decoder."""
+    segments = tuple(Segment(index * 0.02, index * 0.02 + 0.01, "a") for index in range(60))
+    text = " ".join(["a"] * 60)
+    examples = [Example(f"{index}", Path("x.wav"), text, f"{index}", segments=segments) for index in range(8)]
+    order = Schedule(examples, [text] * 8, [1.5] * 8, "pack", 4, TOKENS, 0)
+    windows = [window for batch in order.epoch(0) for window in batch]
+    assert max(len(window.examples) for window in windows) == 2
+    for window in windows:
+        assert TOKENS.fits(window.text, timed(window, [1.5] * len(window.examples)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from whisper import Whisper
 
+from whisper_min.config import Config
 from whisper_min.data.batches import Batch, Window
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Tokens
@@ -56,7 +57,7 @@ def plain(model: Whisper, mel: Tensor) -> Tensor:
 
 def test_features_are_those_of_plain_encoding_each_time(clips: Clips) -> None:
     """First, and from memory; without gradients, as training under a frozen encoder needs none."""
-    frozen = FrozenEncoder(clips.model)
+    frozen = FrozenEncoder(clips.model, Config())
     batch, mel = clips.batch(1, 2, 3)
     expected = plain(clips.model, mel)
     for _ in range(2):
@@ -67,7 +68,7 @@ def test_features_are_those_of_plain_encoding_each_time(clips: Clips) -> None:
 
 def test_each_clip_is_encoded_once_in_whatever_batch_it_returns(clips: Clips) -> None:
     """Epochs shuffle clips into other batches and orders."""
-    frozen = FrozenEncoder(clips.model)
+    frozen = FrozenEncoder(clips.model, Config())
     for windows in ((1, 2), (3, 4)):
         frozen(*clips.batch(*windows))
     assert clips.encoded == 4
@@ -79,7 +80,7 @@ def test_each_clip_is_encoded_once_in_whatever_batch_it_returns(clips: Clips) ->
 
 def test_a_clip_never_seen_is_encoded(clips: Clips) -> None:
     """A batch with one unknown clip is not answered from memory."""
-    frozen = FrozenEncoder(clips.model)
+    frozen = FrozenEncoder(clips.model, Config())
     frozen(*clips.batch(1))
     batch, mel = clips.batch(1, 2)
     torch.testing.assert_close(frozen(batch, mel), plain(clips.model, mel), atol=1e-5, rtol=1e-5)
@@ -90,7 +91,7 @@ def test_a_clip_never_seen_is_encoded(clips: Clips) -> None:
 
 def test_joined_clips_are_known_by_all_of_them(clips: Clips) -> None:
     """Under `pack` a window is its clips in their order: 1+2 is neither 2+1 nor 1."""
-    frozen = FrozenEncoder(clips.model)
+    frozen = FrozenEncoder(clips.model, Config())
     for window in ((1, 2), (2, 1), (1,)):
         batch, mel = clips.batch(window)
         assert torch.equal(frozen(batch, mel), plain(clips.model, mel))
@@ -99,7 +100,7 @@ def test_joined_clips_are_known_by_all_of_them(clips: Clips) -> None:
 
 def test_memory_is_bounded(clips: Clips) -> None:
     """Beyond its budget clips are encoded again, rightly, and nothing more is kept."""
-    frozen = FrozenEncoder(clips.model)
+    frozen = FrozenEncoder(clips.model, Config())
     one = plain(clips.model, clips.batch(1)[1])[0].nbytes
     frozen.budget = 2 * one + 1
     frozen(*clips.batch(1, 2, 3))
@@ -115,7 +116,7 @@ def test_memory_is_bounded(clips: Clips) -> None:
 
 def test_what_is_kept_holds_no_more_than_a_row(clips: Clips) -> None:
     """A row that still pointed into its batch would keep the whole batch alive."""
-    frozen = FrozenEncoder(clips.model)
+    frozen = FrozenEncoder(clips.model, Config())
     frozen(*clips.batch(1, 2, 3))
     for row in frozen.kept.values():
         assert row.untyped_storage().nbytes() == row.nbytes

@@ -184,7 +184,7 @@ def test_subtitles_are_a_source(talk: Path) -> None:
         (44.0, 4.0, "Four, five.", None, (Segment(0, 2, "Four,"), Segment(2, 4, "five.")), "Three."),
     ]
     loaded = sources.load_set(sources.parse_spec(str(talk), "data"), talk.parent)
-    assert loaded.name == "talk" and loaded.unused_columns == ("prompt", "segments")
+    assert loaded.name == "talk" and loaded.unused_columns == ()
     assert loaded.examples == [
         Example(
             *(f"talk.flac@{start:g}", talk.with_suffix(".flac"), text, f"{talk}, line {line}"),

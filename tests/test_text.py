@@ -201,3 +201,29 @@ def test_a_transcript_cannot_change_how_numbers_are_read() -> None:
 
     assert text.restyle_like("THREE FIVE", "Three. Five.", strict) == "Three five."
     assert text.restyle_like("THREE FIVE", "Three. Five.", str) == "THREE FIVE", "where a full stop is a change, too"
+
+
+def test_the_text_of_non_speech_is_no_text_to_restyle() -> None:
+    """In every style it stays the token, and it says nothing about the style of a set."""
+    for style in WRITTEN:
+        assert text.restyle(text.NON_SPEECH, style) == text.NON_SPEECH
+    assert text.restyle_like(text.NON_SPEECH, "You", str.lower) == text.NON_SPEECH
+    assert text.describe_style([text.NON_SPEECH, "SO HE SAID"]) == "upper-case unpunctuated"
+
+
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=4).map(" ".join), min_size=1, max_size=5))
+def test_a_restyled_text_is_cut_where_its_parts_ended(parts: list[str]) -> None:
+    """Each part restyled with the others holds its own words; without a change the parts come back."""
+    whole = " ".join(parts)
+    assert text.cut_like(whole, parts) == parts
+    for style in ("lower", "sentence"):
+        cut = text.cut_like(text.restyle(whole, style), parts)
+        assert cut is not None
+        assert " ".join(cut) == " ".join(text.restyle(whole, style).split())
+        assert [len(part.split()) for part in cut] == [len(part.split()) for part in parts]
+
+
+def test_another_text_is_not_cut() -> None:
+    """Languages without spaces are cut where nothing was restyled; other words have no place to be cut at."""
+    assert text.cut_like("你好世界", ["你好", "世界"]) == ["你好", "世界"]
+    assert text.cut_like("one two three", ["one", "two"]) is None

@@ -14,8 +14,10 @@ from whisper.decoding import DecodingTask
 from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from whisper_min.config import InputError
-from whisper_min.data.tokens import IGNORED, Tokens, language_code
+from whisper_min.data.examples import Segment
+from whisper_min.data.tokens import IGNORED, Label, Tokens, language_code
 from whisper_min.model.forward import sum_cross_entropy
+from whisper_min.text import NON_SPEECH
 
 ENGLISH, MULTILINGUAL, LARGE_V3 = 51864, 51865, 51866
 
@@ -169,3 +171,57 @@ def test_tokens_have_names() -> None:
         *("' Hello'", "'.'", "<|endoftext|>", "·"),
     ]
     assert tokens.decode([50258, 2425, 50364, 13, 50257]) == "Hello."
+
+
+@pytest.mark.parametrize("vocabulary", [ENGLISH, MULTILINGUAL, LARGE_V3])
+def test_segments_stand_between_their_times(vocabulary: int) -> None:
+    """As whisper's tokenizer spells them; <|notimestamps|> is left out, and the times are predicted, too."""
+    tokens = tokens_of(vocabulary)
+    label = Label("Hello. Bye.", (Segment(0.0, 1.234, "Hello."), Segment(1.5, 29.999, "Bye.")))
+    row, head = tokens.sequence(label)
+    assert row[:head] == tokens.prefix[:-1]
+    spelt = tokens.tokenizer.decode_with_timestamps(row[head:-1])
+    assert spelt == "<|0.00|> Hello.<|1.24|><|1.50|> Bye.<|30.00|>"
+    assert row[-1] == tokens.end
+    targets = tokens.teacher_forcing([label])
+    assert [token for token in targets.targets[0].tolist() if token != IGNORED] == row[head:]
+
+
+def test_times_are_whisper_s_steps_and_stay_in_its_window() -> None:
+    """0.02 s each, the nearest one, from 0 to 30 s."""
+    tokens = tokens_of(ENGLISH)
+    begin = tokens.tokenizer.timestamp_begin
+    for seconds, step in ((0.0, 0), (0.011, 1), (29.98, 1499), (30.0, 1500), (31.0, 1500), (-1.0, 0)):
+        assert tokens.timestamp(seconds) == begin + step
+
+
+def test_a_prompt_is_read_and_never_counted() -> None:
+    """In front, as whisper's decoding puts it there, cut to its end where it is long; the targets stay the same."""
+    tokens = tokens_of(MULTILINGUAL, "de")
+    plain, head = tokens.sequence(Label("Ja."))
+    row, more = tokens.sequence(Label("Ja.", prompt="Was vorher war."))
+    before = [tokens.special["<|startofprev|>"], *tokens.words("Was vorher war.")]
+    assert row == [*before, *plain] and more == head + len(before)
+    targets = tokens.teacher_forcing([Label("Ja.", prompt="Was vorher war."), "Ja."])
+    counted = [[token for token in its if token != IGNORED] for its in targets.targets.tolist()]
+    assert counted[0] == counted[1] == plain[head:]
+
+    long = " ".join(f"w{number}" for number in range(400))
+    options = DecodingOptions(prompt=long, language="de", without_timestamps=True, fp16=False)
+    row, head = tokens.sequence(Label("Ja.", prompt=long))
+    initial = DecodingTask(random_whisper(multilingual=True), options)._get_initial_tokens()
+    assert tuple(row[:head]) == initial
+    # beside a long text there is less room, and the text wins
+    text = " ".join(["a"] * 400)
+    row, head = tokens.sequence(Label(text, prompt=long))
+    assert len(row) - 1 == tokens.text_context and row[head:] == [*tokens.words(text), tokens.end]
+    assert tokens.sequence(Label(" ".join(["a"] * 444), prompt=long))[0] == tokens.encode(" ".join(["a"] * 444))
+
+
+@pytest.mark.parametrize("vocabulary", [ENGLISH, MULTILINGUAL])
+def test_non_speech_is_said_at_the_start(vocabulary: int) -> None:
+    """<|startoftranscript|> <|nospeech|> <|endoftext|>: where whisper looks for the probability of no speech."""
+    tokens = tokens_of(vocabulary)
+    row, head = tokens.sequence(Label(NON_SPEECH))
+    assert row == [tokens.tokenizer.sot, tokens.tokenizer.no_speech, tokens.end] and head == 1
+    assert tokens.fits(NON_SPEECH)

@@ -44,6 +44,7 @@ TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, m
 SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
 STEPS, LR, WARMUP = 6, 1e-3, 2
 FROZEN = ("--freeze_encoder", "--eval_every", "6")
+VARIED = ("--augment", "speed", "noise@0.7", "specaugment", "--eval_every", "6")
 
 
 @dataclass(frozen=True)
@@ -447,6 +448,26 @@ def test_waiting_for_the_device_belongs_to_a_steps_time(workshop: Workshop, monk
     assert max(rates) <= 2 / 0.5
 
 
+def test_times_prompts_and_non_speech_are_trained_on(workshop: Workshop, tmp_path: Path) -> None:
+    """What the loss counts is closed: text and end, two times a segment, and for non-speech its token and the end."""
+    manifest = write_set(tmp_path / "varied", ["So he said.", "<|nospeech|>"], [2.0, 1.0])
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[0] |= {"prompt": "Before.", "segments": [
+        {"start": 0.0, "end": 1.0, "text": "So he"}, {"start": 1.0, "end": 2.0, "text": "said."}]}  # fmt: skip
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = workshop.argv("varied", "--timestamps", "1", "--prompts", "1", "--max_steps", "1")
+    argv[argv.index("--data") + 1] = f"varied={manifest}"
+    assert train.main(argv) == 0
+    tokens = Tokens(weights.load(str(workshop.model))[0].dims)
+    expected = len(tokens.words("So he")) + len(tokens.words("said.")) + 2 * 2 + 1 + 2
+    counted = [row["train/tokens"] for row in rows_of(workshop.runs / "varied") if "train/tokens" in row]
+    assert counted == [expected]
+    told = (workshop.runs / "varied" / "train.log").read_text()
+    assert "in 1 of 2 clips nobody speaks" in told
+    assert "1 of 2 clips have a prompt" in told
+    assert "1 of 2 clips have segments" in told
+
+
 def test_another_seed_is_another_order(workshop: Workshop) -> None:
     """The seed alone decides the order of the data."""
     orders = []
@@ -490,6 +511,12 @@ def frozen_finished(workshop: Workshop) -> Path:
     return workshop.train("frozen-finished", *FROZEN)
 
 
+@pytest.fixture(scope="module")
+def varied_finished(workshop: Workshop) -> Path:
+    """The uninterrupted run whose clips are augmented."""
+    return workshop.train("varied-finished", *VARIED)
+
+
 @pytest.mark.parametrize(
     ("state", "step", "options"),
     [
@@ -497,8 +524,9 @@ def frozen_finished(workshop: Workshop) -> Path:
         ("evaluating", 0, ()),
         ("evaluating", 3, ()),
         ("training", 4, FROZEN),
+        ("training", 4, VARIED),
     ],
-    ids=["second epoch", "first evaluation", "an evaluation", "frozen encoder"],
+    ids=["second epoch", "first evaluation", "an evaluation", "frozen encoder", "augmented"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     workshop: Workshop, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, state: str, step: int,
@@ -520,7 +548,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     assert train.main(["--resume", str(run)]) == 0
     assert status(run)["state"] == "finished"
     assert {row["_attempt"] for row in rows_of(run)} == ({2} if step == 0 else {1, 2})
-    uninterrupted = request.getfixturevalue("frozen_finished" if options else "finished")
+    uninterrupted = request.getfixturevalue(
+        {(): "finished", FROZEN: "frozen_finished", VARIED: "varied_finished"}[tuple(options)]
+    )
     assert_same_run(run, uninterrupted)
     best, expected = runs.best_checkpoint(run), runs.best_checkpoint(uninterrupted)
     assert best is not None

@@ -13,16 +13,16 @@ from conftest import needs_speech, needs_weights
 from quick_model import checked_set, listening_whisper, one_thread, write_set  # noqa: F401
 from rich.console import Console
 from torch import Tensor
-from whisper import Whisper
+from whisper import DecodingOptions, Whisper
 
 from whisper_min import audio, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
-from whisper_min.scoring import decode
+from whisper_min.scoring import decode, wer
 from whisper_min.scoring.decode import Hypothesis
-from whisper_min.scoring.transcripts import Transcriber, Transcript
+from whisper_min.scoring.transcripts import Transcriber, Transcript, times_like
 from whisper_min.training.reporter import Reporter
 
 SECONDS = (3.0, 1.0, 2.0, 1.5, 2.5, 4.0)
@@ -350,3 +350,52 @@ def test_tiny_en_writes_what_is_said(tmp_path: Path) -> None:
         said = example.text.lower().split()
         heard = transcript.text.lower().replace(",", "").replace(".", "").split()
         assert sum(word in said for word in heard) >= 0.6 * len(heard)
+
+
+@pytest.mark.parametrize(
+    ("heard", "seconds", "times"),
+    [
+        ("<|0.00|> Hello there.<|1.20|><|1.50|> Bye.<|2.00|>", 2.0, [(0.0, 1.2, "HELLO THERE"), (1.5, 2.0, "BYE")]),
+        ("<|0.00|> hello, there bye<|2.40|>", 2.0, [(0.0, 2.4, "HELLO THERE BYE")]),
+        ("<|0.00|> Hello there.<|1.20|><|1.50|> Good-bye.<|2.00|>", 2.0, []),  # other words
+        ("<|0.00|> Hello there. Bye.<|9.00|>", 2.0, []),  # beyond the clip's end
+        ("<|0.00|> Hello there.<|1.20|><|1.00|> Bye.<|2.00|>", 2.0, []),  # backwards
+        ("Hello there. Bye.", 2.0, []),
+    ],
+)
+def test_labels_take_the_times_of_the_same_words(
+    heard: str, seconds: float, times: list[tuple[float, float, str]]
+) -> None:
+    """The words stay the label's; where the transcript has others, or its times are none, there are no times."""
+    normalize = wer.normalizer("en")[1]
+    found = times_like("HELLO THERE BYE", Transcript(heard, True, -0.1), seconds, normalize)
+    assert [(each.start, each.end, each.text) for each in found] == times
+    assert times_like("HELLO THERE BYE", Transcript(heard, False, -0.1), seconds, normalize) == ()
+
+
+@pytest.mark.slow
+def test_the_original_gives_its_times_to_real_speech(tmp_path: Path) -> None:
+    """Some of six clips get times: whisper's own, within the clip, over the words of the reference."""
+    needs_weights()
+    folder = needs_speech("general-dev") / "general-dev"
+    model, origin = weights.load("tiny.en")
+    tokens = Tokens(model.dims)
+    checked = checked_set(folder / "manifest.jsonl", tokens, tmp_path, "data")
+    few = replace(
+        checked, speech=replace(checked.speech, examples=checked.speech.examples[:6]), facts=checked.facts[:6]
+    )
+    transcriber = Transcriber(Config(data_dir=tmp_path), lambda: model, tokens, origin.fingerprint, "fp32", reporter())
+    report = transcriber.timestamp(Report(sets=[few]))
+    got = [example for example in report.sets[0].speech.examples if example.segments]
+    assert len(got) >= 2
+    assert f"{len(got)} of 6 clips without segments get the times" in report.notes[0]
+    for example in got:
+        assert example.segments[-1].end <= audio.info(example.audio_filepath).seconds + 0.5
+        assert " ".join(each.text for each in example.segments).split() == example.text.split()
+        result = model.decode(
+            audio.log_mel(audio.pad([example.read()]), 80)[0],
+            DecodingOptions(language="en", temperature=0.0, fp16=False),
+        )
+        begin = tokens.tokenizer.timestamp_begin
+        times = [round((token - begin) * 0.02, 2) for token in result.tokens if token >= begin]
+        assert times == [time for each in example.segments for time in (each.start, each.end)]

@@ -243,6 +243,11 @@ def context_samples(samples: int) -> int:
     return N_SAMPLES
 
 
+def room_samples(context: int) -> int:
+    """The longest clip that `context_samples` gives so long a context."""
+    return context if context == N_SAMPLES else context - round(CONTEXT_MARGIN_SECONDS * SAMPLE_RATE)
+
+
 def pad(waveforms: Sequence[Waveform], samples: int = N_SAMPLES) -> Tensor:
     """Waveforms padded with zeros, or cut, to one length: (B, samples)."""
     padded = torch.zeros(len(waveforms), samples)

@@ -17,6 +17,8 @@ from whisper_min import runs
 
 # Options that take several sets; repeated flags add up.
 SET_OPTIONS = ("data", "eval_data", "retain", "replay")
+# Options that take several words.
+LIST_OPTIONS = (*SET_OPTIONS, "augment", "replay_augment")
 
 # Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of
 # pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
@@ -27,6 +29,10 @@ LORA_LEARNING_RATE = 4e-4
 # adapters alone learn, a quarter of a step's clips is replay, there the predictions stay near the original's, and
 # references without case or punctuation are written as the original would.
 REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL, REPLAY_LABEL_STYLE = "lora", 0.25, 4.0, "original"
+
+# Whisper learnt from as many clips with timestamps as without, and with the text before them as without (its paper,
+# arXiv:2212.04356, section 2.3 and appendix F).
+TIMESTAMPS_SHARE, PROMPTS_SHARE = 0.5, 0.5
 
 
 class InputError(Exception):
@@ -70,8 +76,21 @@ class Config:
     """Language of the speech, a code or a name that Whisper knows."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """What the references are: the words spoken, or their English translation."""
+    timestamps: float | None = None
+    """Share of the training clips whose labels carry timestamps: those of their `segments`, else, where the original
+    hears the same words, the original's own. Without it: half of the clips that have segments, and no others."""
+    prompts: float = PROMPTS_SHARE
+    """How often it reads the `prompt` of a clip that has one (what was said before); the loss never counts it."""
     normalize: bool = False
     """Scale every clip to a peak of 0.95, in training and in evaluation alike."""
+    augment: tuple[str, ...] = ()
+    """Change the training clips, anew every time they are read, NAME[=LOW..HIGH][@SHARE]: speed (factor), throat (a
+    throat microphone's channel), reverb (seconds), noise (dB of speech over it), bandlimit (Hz), telephone (bits), gain
+    (dB), specaugment; `noise=5..20@0.3` gives three clips in ten noise at 5 to 20 dB. Evaluation sets are never."""
+    replay_augment: tuple[str, ...] = ()
+    """The same for the --replay clips, to keep what Whisper knows of worse recordings than these."""
+    noise: Path | None = None
+    """Folder of recordings that the augmentation `noise` takes its noise from. Without it noise is generated."""
     skip_bad: bool = False
     """Leave out entries with faults (listed and counted) instead of refusing to start."""
 
@@ -201,7 +220,7 @@ def _option_value(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def merge_repeated(argv: Sequence[str], options: Sequence[str] = SET_OPTIONS) -> list[str]:
+def merge_repeated(argv: Sequence[str], options: Sequence[str] = LIST_OPTIONS) -> list[str]:
     """Gather `--data a --data b c` into `--data a b c`: repeated flags of set options add up."""
     flags = {f"--{option}": option for option in options}
     flags |= {f"--{option.replace('_', '-')}": option for option in options}
@@ -219,7 +238,7 @@ def merge_repeated(argv: Sequence[str], options: Sequence[str] = SET_OPTIONS) ->
         else:
             gathered[taking].append(word)
     if empty := [option for option, values in gathered.items() if not values]:
-        raise InputError([f"--{option}: names no set; give one or leave the option out" for option in empty])
+        raise InputError([f"--{option}: names nothing; give a value or leave the option out" for option in empty])
     for option, values in gathered.items():
         rest += [f"--{option}", *values]
     return rest
@@ -247,11 +266,11 @@ def from_record(record: Any, where: str) -> Config:
     for field in dataclasses.fields(Config):
         if field.name in record:
             value = record[field.name]
-            if field.name in SET_OPTIONS:
+            if field.name in LIST_OPTIONS:
                 if not isinstance(value, list):
                     raise InputError(f"{where}: {field.name!r} is not a list; the file is damaged")
                 value = tuple(value)
-            elif field.name in ("data_dir", "runs_dir", "resume") and value is not None:
+            elif field.name in ("data_dir", "runs_dir", "resume", "noise") and value is not None:
                 value = Path(value)
             values[field.name] = value
     return Config(**values)
@@ -263,10 +282,16 @@ def base_fingerprint(run: Path | None) -> str:
     return str(record.get("weights_fingerprint"))
 
 
+def timestamps_share(cfg: Config) -> float:
+    """Share of the clips with segments whose labels carry their times."""
+    return TIMESTAMPS_SHARE if cfg.timestamps is None else cfg.timestamps
+
+
 def needs_original(cfg: Config) -> bool:
     """Whether the untouched weights take part in the training, and not its checkpoint alone."""
     terms = bool(cfg.kl) or cfg.ewc > 0 or cfg.l2sp > 0
-    return cfg.method == "lora" or terms or bool(cfg.replay) or cfg.label_style == "original"
+    labels = cfg.label_style == "original" or bool(cfg.timestamps)
+    return cfg.method == "lora" or terms or bool(cfg.replay) or labels
 
 
 def to_record(cfg: Config) -> dict[str, Any]:
@@ -312,6 +337,9 @@ def check(cfg: Config) -> list[str]:
         faults.append(f"--epochs {cfg.epochs}: must be above 0, and finite")
     if cfg.lr is not None and not 0 < cfg.lr < 1:
         faults.append(f"--lr {cfg.lr}: must lie between 0 and 1, for instance 1e-5")
+    for name in ("timestamps", "prompts"):
+        if not 0 <= (getattr(cfg, name) or 0.0) <= 1:
+            faults.append(f"--{name} {getattr(cfg, name)}: is a share of the clips, from 0 to 1")
     if cfg.warmup_steps is not None and cfg.warmup_steps < 0:
         faults.append(f"--warmup_steps {cfg.warmup_steps}: must be 0 or more")
     for name in ("weight_decay", "grad_clip"):

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 
 STYLES = ("auto", "keep", "lower", "sentence", "original")
+# The text of a clip in which nobody speaks, spelt as Whisper's own token for it.
+NON_SPEECH = "<|nospeech|>"
 # A set counts as upper-case, lower-case or unpunctuated when at least this share of its texts is.
 STYLE_SHARE = 0.9
 
@@ -24,7 +26,7 @@ _OPENING, _CLOSING = "¿¡", ".,!?;:"
 
 def describe_style(texts: Sequence[str]) -> str:
     """What most of the texts look like: `upper-case`, `lower-case unpunctuated`, `cased`, … (`no text` for none)."""
-    texts = [text for text in texts if any(character.isalpha() for character in text)]
+    texts = [text for text in texts if text != NON_SPEECH and any(character.isalpha() for character in text)]
     if not texts:
         return "no text"
     share = STYLE_SHARE * len(texts)
@@ -59,7 +61,7 @@ def restyle(text: str, style: str) -> str:
     a transcript (`restyle_like`): the text stays as it is.
     """
     text = text.strip()
-    if style in ("keep", "original") or not text:
+    if style in ("keep", "original") or not text or text == NON_SPEECH:
         return text
     text = text.lower()
     if style == "lower":
@@ -70,6 +72,20 @@ def restyle(text: str, style: str) -> str:
     text = _END_OF_SENTENCE.sub(lambda match: match[1] + match[2].upper(), text)
     text = _capitalise(text)
     return text if text[-1] in ".!?…" else text + "."
+
+
+def cut_like(text: str, parts: Sequence[str]) -> list[str] | None:
+    """Cut a text where these parts of it ended before it was restyled: by letters, else by their numbers of words.
+
+    None where it is another text.
+    """
+    if "".join(text.split()) == "".join("".join(parts).split()):  # any language, also one without spaces
+        return [part.strip() for part in parts]
+    words, counts = text.split(), [len(part.split()) for part in parts]
+    if sum(counts) != len(words):
+        return None
+    rest = iter(words)
+    return [" ".join(next(rest) for _ in range(count)) for count in counts]
 
 
 def restyle_like(reference: str, transcript: str, normalize: Callable[[str], str]) -> str:
@@ -91,7 +107,7 @@ def restyle_like(reference: str, transcript: str, normalize: Callable[[str], str
     transcript = re.sub(r"\.{2,}$", ".", transcript.strip().replace("…", "..."))
     heard = [parts for parts in map(_split, transcript.split()) if parts[1]]
     has_case, has_punctuation = _has_case(words), bool(_PUNCTUATION.search(reference))
-    if not words or (has_case and has_punctuation):
+    if not words or (has_case and has_punctuation) or reference == NON_SPEECH:
         return reference
     they_have_case = _has_case(heard)
     source = _align([letters for _, letters, _ in words], [letters for _, letters, _ in heard], normalize)

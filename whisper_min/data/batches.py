@@ -10,18 +10,20 @@ import random
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from whisper.audio import N_SAMPLES, SAMPLE_RATE
+from whisper.audio import HOP_LENGTH, N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio
-from whisper_min.config import Config
-from whisper_min.data.examples import Example
-from whisper_min.data.tokens import Targets, Tokens
+from whisper_min.config import Config, timestamps_share
+from whisper_min.data import augment
+from whisper_min.data.examples import Example, Segment
+from whisper_min.data.tokens import Label, Targets, Tokens
+from whisper_min.text import cut_like
 
 T = TypeVar("T")
 Done = TypeVar("Done")
@@ -36,11 +38,18 @@ class Window:
     context: int
     role: str = "domain"
     """`domain`, or `replay` for general speech that is mixed in."""
+    visit: int = 0
+    """How often it was read before: what augmentation makes of it differs each time."""
 
     @property
     def text(self) -> str:
         """The label of the row: the texts joined by a space."""
         return " ".join(self.texts)
+
+    @property
+    def name(self) -> str:
+        """The utterances' ids, joined."""
+        return " + ".join(example.id for example in self.examples)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -138,7 +147,7 @@ class Schedule:
         order = list(range(len(self.examples)))
         generator.shuffle(order)
         if self.audio_context == "pack":
-            windows = self._pack(order)
+            windows = [replace(window, visit=epoch) for window in self._pack(order)]
         else:
             trim = self.audio_context == "trim"
             windows = [
@@ -146,6 +155,7 @@ class Schedule:
                     (self.examples[index],),
                     (self.texts[index],),
                     audio.context_samples(self.samples[index]) if trim else N_SAMPLES,
+                    visit=epoch,
                 )
                 for index in order
             ]
@@ -169,7 +179,8 @@ class Schedule:
         for index in order:
             samples = sum(self.samples[member] for member in [*members, index])
             text = " ".join(self.texts[member] for member in [*members, index])
-            if samples > N_SAMPLES or not self.tokens.fits(text):
+            segments = tuple(segment for member in [*members, index] for segment in self.examples[member].segments)
+            if samples > N_SAMPLES or not self.tokens.fits(text) or not self.tokens.fits(text, segments):
                 close()
             members.append(index)
         close()
@@ -233,7 +244,7 @@ class Replay:
     def window(self, position: int) -> Window:
         """The window at a position of the endless order: every clip once, shuffled, and again."""
         epoch, index = divmod(position, len(self.windows))
-        return self._order(epoch)[index]
+        return replace(self._order(epoch)[index], visit=epoch)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # lives as long as the run
     def _order(self, epoch: int) -> list[Window]:
@@ -292,14 +303,22 @@ def collate(
     listed in `Batch.bad`, as long as another one is left.
     """
     read: list[tuple[Window, audio.Waveform]] = []
+    drawn: list[list[augment.Drawn]] = []
+    labels: list[Label] = []
     bad: list[str] = []
     for window in windows:
         try:
             parts = [example.read(cfg.normalize) for example in window.examples]
+            effects = augment.of_role(cfg, window.role)
+            its = effects.draw(window.name, window.visit)
+            waveform = np.concatenate(parts)
+            waveform = effects.on_waveform(waveform, its, max(len(waveform), audio.room_samples(window.context)))
         except audio.AudioError as error:
             bad.append(f"{' + '.join(example.where for example in window.examples)}: {error}")
             continue
-        read.append((window, np.concatenate(parts)))
+        read.append((window, waveform))
+        drawn.append(its)
+        labels.append(label(window, [len(part) / SAMPLE_RATE for part in parts], len(waveform) / SAMPLE_RATE, cfg))
     if bad and not (cfg.skip_bad and read):
         raise audio.AudioError("; ".join(bad))
     kept = tuple(window for window, _ in read)
@@ -308,8 +327,42 @@ def collate(
         mel = torch.empty(len(kept), n_mels, 0)
     else:
         mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
-    targets = tokens.teacher_forcing([window.text for window in kept])
+        for its, row, (window, waveform) in zip(drawn, mel, read, strict=True):
+            augment.of_role(cfg, window.role).on_log_mel(row, len(waveform) // HOP_LENGTH, its)
+    targets = tokens.teacher_forcing(labels)
     return Batch(kept, mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE, bad)
+
+
+def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -> Label:
+    """What the model should write for a window: whether with timestamps and a prompt is drawn at every visit.
+
+    Parameters
+    ----------
+    seconds : sequence of float
+        lengths of the window's clips
+    heard : float
+        length of the window after augmentation, which may play it faster or slower
+    """
+    drawn = random.Random(f"{cfg.seed} {window.visit} label {window.name}")
+    with_prompt, with_timestamps = drawn.random() < cfg.prompts, drawn.random() < timestamps_share(cfg)
+    prompt = (window.examples[0].prompt or "") if with_prompt else ""
+    segments = timed(window, seconds, heard / sum(seconds)) if with_timestamps else ()
+    return Label(window.text, segments, prompt)
+
+
+def timed(window: Window, seconds: Sequence[float], stretch: float = 1.0) -> tuple[Segment, ...]:
+    """The segments of a window in its texts' style, their times from its start; () unless every clip has its own."""
+    made: list[Segment] = []
+    start = 0.0
+    for example, text, length in zip(window.examples, window.texts, seconds, strict=True):
+        parts = cut_like(text, [segment.text for segment in example.segments])
+        if not example.segments or parts is None:
+            return ()
+        for segment, part in zip(example.segments, parts, strict=True):
+            its_start, its_end = ((start + min(time, length)) * stretch for time in (segment.start, segment.end))
+            made.append(Segment(its_start, its_end, part))
+        start += length
+    return tuple(made)
 
 
 def default_workers(device_type: str) -> int:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from whisper.audio import SAMPLE_RATE
+
 from whisper_min import audio
+
+# Whisper's timestamps count in steps of one audio position.
+TIMESTAMP_SECONDS = audio.SAMPLES_PER_POSITION / SAMPLE_RATE
 
 
 @dataclass(frozen=True)

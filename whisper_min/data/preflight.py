@@ -22,10 +22,10 @@ from rich.table import Table
 from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
 
 from whisper_min import audio, runs, text
-from whisper_min.config import Config
+from whisper_min.config import Config, timestamps_share
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.normalizer import normalizer
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import Label, Tokens, language_code
 
 # Above so many hours only headers are read, and so many entries decoded.
 DECODE_ALL_HOURS = 50
@@ -78,6 +78,12 @@ class CheckedSet:
     def seconds(self) -> list[float]:
         """Length of every entry."""
         return [facts.seconds for facts in self.facts]
+
+    @property
+    def recordings(self) -> list[str]:
+        """What tells each recording from every other one: its samples, else its file, else where it is named."""
+        pairs = zip(self.speech.examples, self.facts, strict=True)
+        return [facts.digest or file_key(example) or example.where for example, facts in pairs]
 
     @property
     def labels(self) -> list[str]:
@@ -152,7 +158,7 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
         else:
             report.faults += faults
         report.sets.append(CheckedSet(role, speech, known, style, self_label))
-        report.notes += list(_set_notes(report.sets[-1], cfg))
+        report.notes += list(_set_notes(report.sets[-1], cfg, tokens))
         if role == "replay" and (both := sum(each.digest in trained for each in known)):
             report.notes.append(f"replay {speech.name}: {both} of {len(known)} recordings are in --data, too")
         if role not in TRAINED:
@@ -210,11 +216,13 @@ def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens
         yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
     # much like what the original's transcript will make of it
     label = text.restyle(example.text, "sentence" if style == "original" else style)
-    if not tokens.fits(label):
-        yield (
-            f"{example.audio_filepath}: its text has {len(tokens.encode(label)) - 1} tokens, but the decoder "
-            f"reads {tokens.text_context}; split the clip"
-        )
+    for segments, of in (((), "its text has"), (example.segments, "with its timestamps, its text has")):
+        if not tokens.fits(label, segments):
+            yield (
+                f"{example.audio_filepath}: {of} {len(tokens.sequence(Label(label, segments))[0]) - 1} tokens, but the "
+                f"decoder reads {tokens.text_context}; split the clip"
+            )
+            break
 
 
 def _without_words(checked: CheckedSet, cfg: Config) -> tuple[list[str], list[str]]:
@@ -236,7 +244,7 @@ def _without_words(checked: CheckedSet, cfg: Config) -> tuple[list[str], list[st
     ], []
 
 
-def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
+def _set_notes(checked: CheckedSet, cfg: Config, tokens: Tokens) -> Iterator[str]:
     """What is worth knowing about a set and stops nothing."""
     speech, name = checked.speech, f"{checked.role} {checked.speech.name}"
     count = len(speech.examples)
@@ -255,7 +263,9 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
     strange = [
         f"{example.id} ({len(example.text) / facts.seconds:.1f})"
         for example, facts in zip(speech.examples, checked.facts, strict=True)
-        if facts.seconds and example.text and not low <= len(example.text) / facts.seconds <= high
+        if facts.seconds
+        and example.text not in ("", text.NON_SPEECH)
+        and not low <= len(example.text) / facts.seconds <= high
     ]
     if strange:
         yield (
@@ -270,6 +280,8 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
             f"{name}: {count} clean English clips shipped with the package are few to see what is forgotten; "
             "give general speech of your own with --retain"
         )
+    if checked.role in TRAINED:
+        yield from _label_notes(checked, cfg, tokens)
     if speech.unused_columns:
         yield f"{name}: the columns {', '.join(speech.unused_columns)} are not used in training"
     if checked.self_label:
@@ -291,6 +303,24 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
                 f"{name}: references are {description}: Whisper will write like that everywhere, and get words wrong "
                 "that it knew; --label_style sentence mends it"
             )
+
+
+def _label_notes(checked: CheckedSet, cfg: Config, tokens: Tokens) -> Iterator[str]:
+    """What is in the labels of a training set beside text."""
+    examples, name = checked.speech.examples, f"{checked.role} {checked.speech.name}"
+    if silent := sum(example.text == text.NON_SPEECH for example in examples):
+        yield f"{name}: in {silent} of {len(examples)} clips nobody speaks; they teach the token {text.NON_SPEECH}"
+    if prompts := [example.prompt for example in examples if example.prompt]:
+        yield f"{name}: {len(prompts)} of {len(examples)} clips have a prompt; it is read in {100 * cfg.prompts:g} %"
+        if long := sum(len(tokens.words(prompt)) > tokens.longest_prompt for prompt in prompts):
+            yield f"{name}: of {long} prompts the last {tokens.longest_prompt} tokens are read, as Whisper does"
+    timed = [(example, label) for example, label in zip(examples, checked.labels, strict=True) if example.segments]
+    if timed:
+        share = 100 * timestamps_share(cfg)
+        yield f"{name}: {len(timed)} of {len(examples)} clips have segments; their labels carry times in {share:g} %"
+    parts = [(label, [segment.text for segment in example.segments]) for example, label in timed]
+    if lost := sum(text.cut_like(label, its) is None for label, its in parts):
+        yield f"{name}: {lost} clips train without times: their label has not the words of their segments"
 
 
 def inspect_all(

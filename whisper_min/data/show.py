@@ -105,7 +105,7 @@ def describe(
     good = [(example, its) for example, its in known if its.error is None and its.seconds > 0]
     by_length = sorted(good, key=lambda pair: pair[1].seconds)
     low, high = PLAUSIBLE_SPEED
-    spoken = [(example, its) for example, its in good if example.text]
+    spoken = [(example, its) for example, its in good if example.text not in ("", text.NON_SPEECH)]
     strange = [(example, its) for example, its in spoken if not low <= speed(example, its) <= high]
     repeated = Counter(its.digest for _, its in good if its.digest)
     return {

@@ -13,21 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whisper.audio import SAMPLE_RATE
-
-from whisper_min import audio
 from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
 from whisper_min.data import librispeech, parts, subtitles
-from whisper_min.data.examples import Example, Segment, SpeechSet
+from whisper_min.data.examples import TIMESTAMP_SECONDS, Example, Segment, SpeechSet
 
 AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
 TEXT_COLUMNS = ("text", "sentence", "transcript")
 # Read from a manifest beside audio and text; other columns are left alone.
 KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id", "segments", "prompt")
-# Whisper's timestamps count in steps of one audio position: so far a segment may reach beyond the clip's end.
-TIMESTAMP_SECONDS = audio.SAMPLES_PER_POSITION / SAMPLE_RATE
-# Columns that mean something to Whisper and that training does not use yet: said, so that nothing is lost in silence.
-UNUSED_COLUMNS = ("prompt", "segments")
+# Columns that mean something to Whisper and that training does not use: said, so that nothing is lost in silence.
+UNUSED_COLUMNS: tuple[str, ...] = ()
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
     *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
@@ -197,9 +192,6 @@ def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
         )
     if not examples:
         raise InputError(f"{spec}: holds no entries")
-    unused = unused or tuple(
-        column for column in UNUSED_COLUMNS if any(getattr(example, column) for example in examples)
-    )
     return SpeechSet(spec.name, spec.source, examples, unused, share=spec.share)
 
 
@@ -371,7 +363,7 @@ def _segments(value: Any, text: str, duration: float | None) -> tuple[Segment, .
                 f"segment {number} begins at {start:g} s, before segment {number - 1} ends at {segments[-1].end:g} s; "
                 "order them, without overlap"
             )
-        if duration is not None and end > duration + TIMESTAMP_SECONDS:
+        if duration is not None and end > duration + TIMESTAMP_SECONDS:  # a step beyond the end is rounding
             faults.append(f"segment {number} ends at {end:g} s, beyond the duration of {duration:g} s; correct one")
         segments.append(Segment(start, end, entry["text"].strip()))
     # without any whitespace, for not every language has spaces between its sentences

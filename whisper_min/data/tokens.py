@@ -7,6 +7,10 @@ A training sequence is
 
 Language and task stand there on multilingual models only. The decoder reads all but the last token and predicts all but
 the first (teacher forcing); the loss counts the text and the end, never the prefix, never padding.
+
+Three variations are Whisper's own (arXiv:2212.04356, figure 1). With timestamps each segment's text stands between its
+times, and <|notimestamps|> is left out. A prompt, <|startofprev|> and what was said before, may come first, given as
+the prefix is. And where nobody speaks, <|nospeech|> and the end follow the start at once.
 """
 
 from __future__ import annotations
@@ -17,9 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from whisper import ModelDimensions
+from whisper.audio import CHUNK_LENGTH
 from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE, Tokenizer, get_tokenizer
 
 from whisper_min.config import InputError
+from whisper_min.data.examples import TIMESTAMP_SECONDS, Segment
+from whisper_min.text import NON_SPEECH
 
 # What the cross-entropy leaves out (torch's default ignore_index).
 IGNORED = -100
@@ -29,6 +36,18 @@ def language_code(language: str) -> str | None:
     """Whisper's code of a language given by code or name; None where Whisper does not know it."""
     language = language.lower()
     return language if language in LANGUAGES else TO_LANGUAGE_CODE.get(language)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the model should write for one row of a batch."""
+
+    text: str
+    """`text.NON_SPEECH` where nobody speaks."""
+    segments: tuple[Segment, ...] = ()
+    """The text with its times; () writes it without."""
+    prompt: str = ""
+    """What was said before, for the decoder to read."""
 
 
 @dataclass(frozen=True)
@@ -77,37 +96,73 @@ class Tokens:
             task=task if multilingual else None,
         )
         self.text_context: int = dims.n_text_ctx
-        special = self.tokenizer.special_tokens
-        self.prefix: list[int] = [special["<|startoftranscript|>"]]
+        self.special: dict[str, int] = self.tokenizer.special_tokens
+        self.prefix: list[int] = [self.special["<|startoftranscript|>"]]
         if multilingual:
-            self.prefix += [special[f"<|{language_code(language)}|>"], special[f"<|{task}|>"]]
-        self.prefix += [special["<|notimestamps|>"]]
+            self.prefix += [self.special[f"<|{language_code(language)}|>"], self.special[f"<|{task}|>"]]
+        self.prefix += [self.special["<|notimestamps|>"]]
         self.end: int = self.tokenizer.eot
 
-    def encode(self, text: str) -> list[int]:
-        """Prefix, text with its leading space (Whisper's words begin with one), end token."""
+    def words(self, text: str) -> list[int]:
+        """A text with its leading space (Whisper's words begin with one)."""
         # a text that spells a special token is text all the same
-        return [*self.prefix, *self.tokenizer.encode(" " + text.strip(), disallowed_special=()), self.end]
+        return list(self.tokenizer.encode(" " + text.strip(), disallowed_special=()))
+
+    def encode(self, text: str) -> list[int]:
+        """Prefix, text and end token: the plain sequence."""
+        return [*self.prefix, *self.words(text), self.end]
+
+    def timestamp(self, seconds: float) -> int:
+        """The token of a time from 0 to 30 s, in Whisper's steps of 0.02 s."""
+        steps = round(seconds / TIMESTAMP_SECONDS)
+        return self.tokenizer.timestamp_begin + min(max(steps, 0), round(CHUNK_LENGTH / TIMESTAMP_SECONDS))
+
+    def sequence(self, label: Label) -> tuple[list[int], int]:
+        """(the whole sequence of a label, how many of its tokens are given).
+
+        A prompt keeps its end where it is too long: half the text context as Whisper's own decoding does, and what
+        the label leaves of it.
+        """
+        if label.text == NON_SPEECH:
+            given, predicted = self.prefix[:1], [self.special[NON_SPEECH]]
+        elif label.segments:
+            given = self.prefix[:-1]
+            predicted = [
+                token
+                for segment in label.segments
+                for token in (self.timestamp(segment.start), *self.words(segment.text), self.timestamp(segment.end))
+            ]
+        else:
+            given, predicted = self.prefix, self.words(label.text)
+        room = self.text_context - len(given) - len(predicted) - 1
+        room = min(room, self.longest_prompt)
+        if label.prompt and room > 0:
+            given = [self.special["<|startofprev|>"], *self.words(label.prompt)[-room:], *given]
+        return [*given, *predicted, self.end], len(given)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt that are read (whisper/decoding.py, _get_initial_tokens)."""
+        return self.text_context // 2 - 1
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of predicted tokens, special ones left out, as `whisper.decode` writes it."""
         return str(self.tokenizer.decode([token for token in tokens if token < self.end])).strip()
 
-    def fits(self, text: str) -> bool:
+    def fits(self, text: str, segments: tuple[Segment, ...] = ()) -> bool:
         """Whether the decoder can read the whole sequence: its inputs are one token shorter than the sequence."""
-        return len(self.encode(text)) - 1 <= self.text_context
+        return len(self.sequence(Label(text, segments))[0]) - 1 <= self.text_context
 
-    def teacher_forcing(self, texts: Sequence[str]) -> Targets:
-        """Shifted inputs and targets of a batch, trimmed to its longest text: (B, T) each."""
-        rows = [self.encode(text) for text in texts]
-        length = max(map(len, rows)) - 1
+    def teacher_forcing(self, labels: Sequence[Label | str]) -> Targets:
+        """Shifted inputs and targets of a batch, trimmed to its longest sequence: (B, T) each."""
+        rows = [self.sequence(label if isinstance(label, Label) else Label(label)) for label in labels]
+        length = max(len(row) for row, _ in rows) - 1
         inputs = torch.full((len(rows), length), self.end)
         targets = torch.full((len(rows), length), IGNORED)
-        for index, row in enumerate(rows):
+        for index, (row, given) in enumerate(rows):
             inputs[index, : len(row) - 1] = torch.tensor(row[:-1])
-            # position i predicts token i + 1: the last prefix token predicts the first of the text
-            predicted = torch.tensor(row[len(self.prefix) :])
-            targets[index, len(self.prefix) - 1 : len(row) - 1] = predicted
+            # position i predicts token i + 1: the last token that is given predicts the first of the text
+            targets[index, given - 1 : len(row) - 1] = torch.tensor(row[given:])
         return Targets(inputs, targets)
 
     def name(self, token: int) -> str:

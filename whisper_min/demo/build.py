@@ -23,6 +23,8 @@ from subprocess import CalledProcessError, run
 import numpy as np
 import soundfile
 
+from whisper_min.data.channels import throat_microphone
+
 SAMPLE_RATE = 16000
 BIT_RATE = "24k"  # of the Opus files
 MIN_SECONDS, MAX_SECONDS = 0.8, 30.0  # what is kept at all; Whisper's window is 30 s long
@@ -35,15 +37,6 @@ EVAL_MIN_WORDS = 4
 EVAL_CLIPS = {"test": 38, "dev": 38, "general": 34}
 NEAR_DUPLICATE = 0.25  # prompts that differ in at most this share of their words stay together in one set
 CONTAINED_WORDS = 4  # and so do prompts of at least so many words with the longer ones that contain them
-
-# the throat microphone; each clip draws its own placement, a few per cent around these
-LOW_PASS_HZ, LOW_PASS_ORDER = 1500.0, 4  # the -3 dB point and the slope, 6 dB per octave and order
-HIGH_PASS_HZ, HIGH_PASS_ORDER = 70.0, 2  # the transducer is blind to what is slower
-RESONANCE_HZ, RESONANCE_WIDTH_HZ, RESONANCE_DB = 260.0, 90.0, 10.0
-SATURATION = 2.0  # the level at which the transducer bends, as a multiple of the clip's RMS
-BODY_NOISE_DB = -24.0  # pulse and muscle, below the speech
-SENSOR_NOISE_DB = -46.0  # hiss over the whole band, below the speech
-LEVEL_RMS, LEVEL_PEAK = 0.07, 0.9
 
 # single letters, digits and words of the radio alphabet teach nothing here; "spy-" are names of protocols
 SKIPPED = re.compile(
@@ -155,68 +148,6 @@ def run_ffmpeg(cmd: list[str], stdin: bytes | None = None) -> bytes:
         return run(cmd, input=stdin, capture_output=True, check=True).stdout
     except CalledProcessError as e:
         raise RuntimeError(f"Failed to run {' '.join(cmd)}: {e.stderr.decode()}") from e
-
-
-def throat_microphone(waveform: np.ndarray, seed: int) -> np.ndarray:
-    """
-    What a laryngophone, a contact microphone strapped to the throat, would make of a clean recording
-
-    It is a simulation of the channel, not of one device, in the order in which the sound meets it:
-
-    1. skin and tissue swallow the high band: a Butterworth low-pass, -3 dB at about 1500 Hz, 24 dB per octave. Vowels
-       keep their first formant and lose most of the others; fricatives nearly vanish
-    2. the larynx and the strap resonate: a bell of +10 dB at about 260 Hz; below 70 Hz the transducer hears little
-    3. the transducer saturates: a tanh that bends at twice the RMS of the clip
-    4. the body is loud: a pulse and low-frequency rumble, 24 dB below the speech, and the sensor's own hiss over the
-       whole band, 46 dB below, which buries what the low-pass left of the consonants
-
-    Parameters
-    ----------
-    waveform: np.ndarray, shape = (*,)
-        The clean audio at 16 kHz
-
-    seed: int
-        Draws the placement (cut-off, resonance and their strength, within a tenth or so) and the noise
-
-    Returns
-    -------
-    A NumPy array of the same length, in float32 dtype, at a common level and never clipping.
-    """
-    rng = np.random.default_rng(seed)
-    low_pass = LOW_PASS_HZ * rng.uniform(0.92, 1.08)
-    resonance = RESONANCE_HZ * rng.uniform(0.85, 1.15)
-    resonance_gain = 10 ** (RESONANCE_DB * rng.uniform(0.85, 1.15) / 20) - 1
-    pulse_hz = rng.uniform(1.0, 1.5)
-    pulse_phase = rng.uniform(0, 2 * np.pi)
-
-    length = len(waveform)
-    n_fft = 1 << (length + SAMPLE_RATE // 4 - 1).bit_length()  # a quarter second of zeros, so that nothing wraps around
-    freqs = np.fft.rfftfreq(n_fft, 1 / SAMPLE_RATE)
-
-    def shape(signal: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        return np.fft.irfft(np.fft.rfft(signal, n_fft) * gain, n_fft)[:length]
-
-    def rms(signal: np.ndarray) -> float:
-        return float(np.sqrt(np.mean(signal**2))) + 1e-12
-
-    tissue = 1 / np.sqrt(1 + (freqs / low_pass) ** (2 * LOW_PASS_ORDER))
-    bell = 1 + resonance_gain / (1 + ((freqs - resonance) / RESONANCE_WIDTH_HZ) ** 2)
-    transducer = 1 / np.sqrt(1 + (HIGH_PASS_HZ / np.maximum(freqs, 1.0)) ** (2 * HIGH_PASS_ORDER))
-
-    speech = shape(waveform.astype(np.float64), tissue * bell * transducer)
-    speech /= rms(speech)
-    speech = SATURATION * np.tanh(speech / SATURATION)
-
-    # rumble falls with frequency and swells with each heartbeat
-    time = np.arange(length) / SAMPLE_RATE
-    heartbeat = 0.4 + np.clip(np.sin(2 * np.pi * pulse_hz * time + pulse_phase), 0, None) ** 4
-    body = shape(rng.standard_normal(length), transducer * 100 / np.maximum(freqs, 50.0)) * heartbeat
-    body *= 10 ** (BODY_NOISE_DB / 20) / rms(body)
-    hiss = rng.standard_normal(length) * 10 ** (SENSOR_NOISE_DB / 20)
-
-    heard = speech + body + hiss
-    heard *= min(LEVEL_RMS / rms(heard), LEVEL_PEAK / (np.abs(heard).max() + 1e-12))
-    return heard.astype(np.float32)
 
 
 def clean_text(text: str) -> str:

@@ -21,7 +21,7 @@ from whisper import Whisper
 from whisper_min import audio, runs
 from whisper_min.config import InputError
 from whisper_min.data.batches import Window
-from whisper_min.data.tokens import Tokens
+from whisper_min.data.tokens import Label, Tokens
 from whisper_min.model.cached_decoder import CachedDecoder
 from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.model.weights import read_safetensors
@@ -97,11 +97,13 @@ def log_likelihoods(
         mel = audio.log_mel(audio.pad([waveform], window.context).to(device), model.dims.n_mels)  # (1, M, F)
         with autocast():
             features = encode(model, mel)  # (1, A, C)
-        row = sample(model, features, tokens, generator) if sampled else tokens.encode(window.text)
+        if sampled:
+            row, given = sample(model, features, tokens, generator), len(tokens.prefix)
+        else:
+            row, given = tokens.sequence(Label(window.text))
         inputs = torch.tensor([row[:-1]], device=device)  # (1, T)
-        first = len(tokens.prefix) - 1
-        counted = torch.arange(first, len(row) - 1, device=device)
-        targets = torch.tensor(row[first + 1 :], device=device)
+        counted = torch.arange(given - 1, len(row) - 1, device=device)
+        targets = torch.tensor(row[given:], device=device)
         with autocast():
             logits = project(model, decode(model, inputs, features), counted)  # (N, V)
         yield -sum_cross_entropy(logits, targets)

@@ -7,7 +7,7 @@ size, rows that have ended leave the batch, and the device is asked whether all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -121,6 +121,22 @@ def beam(model: Whisper, features: Tensor, tokens: Tokens, beam_size: int) -> li
     results = [model.decode(each, options(tokens, beam_size)) for each in features.float()]
     limit = tokens.text_context // 2
     return [Hypothesis(result.tokens, result.text, len(result.tokens) < limit) for result in results]
+
+
+@torch.inference_mode()
+def with_timestamps(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hypothesis]:
+    """The same with timestamps, by whisper's own decoder and its rules for them; `text` spells them as `<|0.00|>`."""
+    task = DecodingTask(model, replace(options(tokens), without_timestamps=False))
+    limit = tokens.text_context // 2
+    return [
+        Hypothesis(
+            result.tokens,
+            tokens.tokenizer.decode_with_timestamps(result.tokens),
+            len(result.tokens) < limit,
+            result.avg_logprob,
+        )
+        for result in task.run(features.float())
+    ]
 
 
 def transcribe_long(model: Whisper, waveform: Tensor, tokens: Tokens) -> Hypothesis:

@@ -18,6 +18,7 @@ from whisper_min.data.preflight import CheckedSet
 from whisper_min.data.tokens import Tokens
 from whisper_min.model.forward import sum_cross_entropy
 from whisper_min.scoring import decode, health, significance, wer
+from whisper_min.text import NON_SPEECH
 
 NON_SPEECH_SECONDS = 150.0
 
@@ -169,7 +170,7 @@ class Scorer:
         if is_drift:
             references = list(original) if original is not None else [hypothesis.text for hypothesis in hypotheses]
         else:
-            references = [example.text for example in examples]
+            references = ["" if example.text == NON_SPEECH else example.text for example in examples]
         _, normalize = wer.normalizer(self.language)
         texts = [hypothesis.text for hypothesis in hypotheses]
         normal_references, normal_texts = [normalize(each) for each in references], [normalize(each) for each in texts]

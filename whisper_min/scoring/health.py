@@ -124,10 +124,15 @@ class Health:
             },
             "loops": asdict(self.loops),
             "casing": asdict(self.casing),
-            "timestamps": asdict(self.timestamps) if self.timestamps else None,
+            "timestamps": _without_times(self.timestamps) if self.timestamps else None,
             "languages": asdict(self.languages) if self.languages else None,
             "left_out": list(self.left_out),
         }
+
+
+def _without_times(timestamps: Timestamps) -> dict[str, Any]:
+    """The shares; times are compared between models (`timestamps.drift`)."""
+    return {key: value for key, value in asdict(timestamps).items() if key != "times"}
 
 
 def flags(original: Health, tuned: Health) -> list[str]:

@@ -11,7 +11,6 @@ import torch
 
 from whisper_min import runs
 from whisper_min.config import Config
-from whisper_min.data import preflight
 from whisper_min.data.preflight import CheckedSet
 from whisper_min.data.tokens import Tokens
 from whisper_min.scoring.decode import Hypothesis
@@ -33,12 +32,8 @@ class KeptResults:
 
     def path(self, checked: CheckedSet) -> Path:
         """Where a set's results are kept: named after weights, versions, the way to decode, recordings and texts."""
-        recordings = [
-            facts.digest or preflight.file_key(example)
-            for example, facts in zip(checked.speech.examples, checked.facts, strict=True)
-        ]
         how = [VERSION, torch.__version__, self.tokens.prefix, self.precision, self.cfg.normalize]
-        parts = [*how, self.fingerprint, recordings, checked.labels]
+        parts = [*how, self.fingerprint, checked.recordings, checked.labels]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return self.cfg.data_dir / "originals" / f"{key}.json"
 

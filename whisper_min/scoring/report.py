@@ -16,7 +16,7 @@ from whisper_min import config, runs
 from whisper_min.config import InputError
 from whisper_min.data.preflight import Report
 from whisper_min.data.tokens import Tokens
-from whisper_min.scoring import decode, examination, significance, wer
+from whisper_min.scoring import decode, examination, significance, timestamps, wer
 from whisper_min.scoring.evaluation import Scorer, SetResult
 from whisper_min.scoring.health import Health, flags
 from whisper_min.training.reporter import Reporter
@@ -78,13 +78,18 @@ def describe(name: str, fingerprint: str, results: dict[str, SetResult], examine
 
     `examined` ends with its own health and begins with the baseline's; `flags` says what got worse.
     """
-    return {
+    made = {
         "name": name,
         "weights_fingerprint": fingerprint,
         "sets": {set_name: result.summary() for set_name, result in results.items()},
         **examined[-1].to_json(),
         "flags": flags(examined[0], examined[-1]),
     }
+    baseline, own = examined[0].timestamps, examined[-1].timestamps
+    if baseline and own:
+        seconds, compared = timestamps.drift(own, baseline)
+        made["timestamps"] |= {"drift_seconds": seconds, "drift_clips": compared}
+    return made
 
 
 def add_intervals(
@@ -199,7 +204,10 @@ def table(
         made.add_row("non-speech", short_name(its["name"]), f"{its['non_speech']['words_per_minute']:.1f} words/min")
     for its in described:
         if its.get("timestamps"):
-            valid = f"{100 * its['timestamps']['valid']:.0f} % valid"
+            written = its["timestamps"]
+            valid = f"{100 * written['valid']:.0f} % valid"
+            if its is not described[0] and written["drift_seconds"] is not None:
+                valid += f", {written['drift_seconds']:.2f} s off the original's"
             made.add_row("timestamps", short_name(its["name"]), valid)
     kinds = {name: numbers["resampled"] for name, numbers in described[0]["sets"].items()}
     over = [f"{kind}s of {', '.join(n for n in kinds if kinds[n] == kind)}" for kind in sorted(set(kinds.values()))]

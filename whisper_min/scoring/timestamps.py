@@ -19,6 +19,7 @@ from whisper.audio import CHUNK_LENGTH
 from whisper.decoding import ApplyTimestampRules, DecodingTask
 from whisper.tokenizer import Tokenizer
 
+from whisper_min.data.examples import TIMESTAMP_SECONDS
 from whisper_min.data.tokens import Tokens
 from whisper_min.scoring import decode
 
@@ -46,6 +47,8 @@ class Timestamps:
     """They never decrease."""
     valid: float
     """All of these together."""
+    times: tuple[tuple[float, ...], ...] = ()
+    """What was written for each clip, in seconds."""
 
 
 class OwnChoice:
@@ -80,12 +83,30 @@ def judge(rows: Sequence[Sequence[int]], seconds: Sequence[float], begin: int) -
         raise ValueError("no clip to judge timestamps by")
     verdicts = [_verdict(row, length, begin) for row, length in zip(rows, seconds, strict=True)]
     columns = [*zip(*verdicts, strict=True), [all(verdict) for verdict in verdicts]]
-    return Timestamps(len(rows), *(sum(column) / len(rows) for column in columns))
+    times = tuple(tuple(_times(row, begin)) for row in rows)
+    return Timestamps(len(rows), *(sum(column) / len(rows) for column in columns), times=times)
+
+
+def drift(own: Timestamps, original: Timestamps) -> tuple[float | None, int]:
+    """(mean distance in seconds of a model's times from the original's, clips compared).
+
+    Compared are clips for which both wrote equally many times; None where there is none.
+    """
+    distances = [
+        sum(abs(a - b) for a, b in zip(mine, theirs, strict=True)) / len(mine)
+        for mine, theirs in zip(own.times, original.times, strict=True)
+        if mine and len(mine) == len(theirs)
+    ]
+    return (sum(distances) / len(distances) if distances else None), len(distances)
+
+
+def _times(row: Sequence[int], begin: int) -> list[float]:
+    return [(token - begin) * TIMESTAMP_SECONDS for token in row if token >= begin]
 
 
 def _verdict(row: Sequence[int], seconds: float, begin: int) -> tuple[bool, bool, bool, bool, bool]:
     """(written, starts, paired, in range, monotone) of one clip."""
-    times = [(token - begin) * 0.02 for token in row if token >= begin]  # whisper's step: two mel frames
+    times = _times(row, begin)
     if not times:
         return False, False, False, False, False
     shape = "".join("t" if token >= begin else "w" for token in row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,15 +18,19 @@ from whisper.audio import N_SAMPLES
 from whisper_min import audio, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight
+from whisper_min.data.examples import Segment
 from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.scoring import decode, health, wer
-from whisper_min.text import restyle_like
+from whisper_min.scoring.timestamps import END_TOLERANCE
+from whisper_min.text import cut_like, restyle_like
 from whisper_min.training.precision import autocast
 from whisper_min.training.reporter import Reporter
 
 # whisper/transcribe.py: a transcript of a lower average log-probability is not trusted.
 UNSURE_BELOW = -1.0
+# A segment as whisper's tokenizer spells it.
+_TIMED = re.compile(r"<\|(\d+\.\d+)\|>(.+?)<\|(\d+\.\d+)\|>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,14 @@ class Transcriber:
     precision: str
     """Of the encoder."""
     reporter: Reporter
+    with_times: bool = False
+    """Write timestamps, by whisper's own rules; the texts hold them as `<|0.00|>`."""
 
     @cached_property
     def path(self) -> Path:
         """Where the transcripts are kept."""
-        parts = ["greedy", self.fingerprint, self.tokens.prefix, self.precision, self.cfg.normalize]
+        how = "greedy with timestamps" if self.with_times else "greedy"
+        parts = [how, self.fingerprint, self.tokens.prefix, self.precision, self.cfg.normalize]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return self.cfg.data_dir / "transcripts" / f"{key}.jsonl"
 
@@ -81,8 +89,7 @@ class Transcriber:
         A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad it is said, and its
         transcript is empty.
         """
-        pairs = zip(checked.speech.examples, checked.facts, strict=True)
-        keys = [facts.digest or preflight.file_key(example) or example.where for example, facts in pairs]
+        keys = checked.recordings
         known = _read(self.path)
         missing = {key: index for index, key in enumerate(keys) if key not in known}  # equal recordings once
         if missing:
@@ -129,13 +136,46 @@ class Transcriber:
             raise InputError(faults)
         return labelled
 
+    def timestamp(self, report: Report) -> Report:
+        """Give training clips without segments the original's times, where it hears the words of their labels.
+
+        Whether Whisper can still tell when something is said is lost where it is never asked (--timestamps): clips
+        that carry the original's own answer keep it. How many do is noted.
+        """
+        hearing = replace(self, with_times=True)
+        timed = replace(report, sets=[], notes=list(report.notes))
+        normalize = lru_cache(maxsize=100_000)(wer.normalizer(self.language)[1])
+        for checked in report.sets:
+            examples, without = checked.speech.examples, sum(not each.segments for each in checked.speech.examples)
+            if checked.role in preflight.TRAINED and without:
+                rows = zip(examples, hearing.transcripts(checked), checked.labels, checked.seconds, strict=True)
+                examples = [
+                    example
+                    if example.segments
+                    else replace(example, segments=times_like(label, heard, seconds, normalize))
+                    for example, heard, label, seconds in rows
+                ]
+                got = sum(bool(each.segments) for each in examples) - (len(examples) - without)
+                timed.notes.append(
+                    f"{checked.role} {checked.speech.name}: {got} of {without} clips without segments get the times "
+                    "that the original writes; in the others it hears other words"
+                )
+            timed.sets.append(replace(checked, speech=replace(checked.speech, examples=examples)))
+        return timed
+
+    @property
+    def language(self) -> str:
+        """Of the references: it chooses the normaliser."""
+        return "en" if self.cfg.task == "translate" else language_code(self.cfg.language) or "en"
+
     def _labels(self, checked: CheckedSet) -> tuple[list[str], list[str | None]]:
         """The label of each clip of a set, and what makes it none."""
         transcripts = self.transcripts(checked)
         if checked.self_label:
             return [each.text for each in transcripts], [each.flaw for each in transcripts]
-        language = "en" if self.cfg.task == "translate" else language_code(self.cfg.language) or "en"
-        normalize = lru_cache(maxsize=100_000)(wer.normalizer(language)[1])  # most of what it is asked for are words
+        normalize = lru_cache(maxsize=100_000)(
+            wer.normalizer(self.language)[1]
+        )  # most of what it is asked for are words
         pairs = zip(checked.speech.examples, transcripts, strict=True)
         labels = [restyle_like(example.text, transcript.text, normalize) for example, transcript in pairs]
         return labels, [None if self.tokens.fits(label) else "too long" for label in labels]
@@ -166,7 +206,10 @@ class Transcriber:
                 mel = audio.log_mel(audio.pad(list(waveforms.values()), N_SAMPLES).to(device), model.dims.n_mels)
                 with torch.inference_mode(), autocast(device, self.precision):
                     features = decode.encode_windows(model, mel)  # (B, A, C)
-                written = decode.greedy(model, features, self.tokens, with_logprob=True)
+                    if self.with_times:
+                        written = decode.with_timestamps(model, features, self.tokens)
+                    else:
+                        written = decode.greedy(model, features, self.tokens, with_logprob=True)
                 new = {
                     key: Transcript(each.text, each.ended, each.avg_logprob or 0.0)
                     for key, each in zip(waveforms, written, strict=True)
@@ -185,6 +228,24 @@ class Transcriber:
             self.reporter.print(f"transcripts could not be kept in {self.path} ({error.strerror}); going on without")
             return False
         return True
+
+
+def times_like(label: str, heard: Transcript, seconds: float, normalize: Callable[[str], str]) -> tuple[Segment, ...]:
+    """A label's segments, with the times of a transcript that holds the same words; () where it does not.
+
+    Times that are no times, such as some beyond the clip's end, are none either.
+    """
+    found = [(float(start), text.strip(), float(end)) for start, text, end in _TIMED.findall(heard.text)]
+    times = [time for start, _, end in found for time in (start, end)]
+    texts = [text for _, text, _ in found]
+    if not found or not heard.ended or times != sorted(times) or times[-1] > seconds + END_TOLERANCE:
+        return ()
+    if normalize(" ".join(texts)) != normalize(label):
+        return ()
+    parts = cut_like(label, texts)
+    if parts is None or not all(start < end for start, _, end in found):
+        return ()
+    return tuple(Segment(start, end, part) for (start, _, end), part in zip(found, parts, strict=True))
 
 
 def _read(path: Path) -> dict[str, Transcript]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from whisper import Whisper
 
+from whisper_min.config import Config
 from whisper_min.data.batches import Batch
 from whisper_min.model.forward import encode
 
@@ -15,11 +16,12 @@ MEMORY_SHARE = 0.25
 
 
 class FrozenEncoder:
-    """Encodes batches without gradients and remembers each window's features (A, C)."""
+    """Encodes batches without gradients and remembers each window's features (A, C), unless they differ every time."""
 
-    def __init__(self, model: Whisper) -> None:
+    def __init__(self, model: Whisper, cfg: Config) -> None:
         self.model = model
-        self.budget = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        differs = bool(cfg.augment or cfg.replay_augment)
+        self.budget = 0 if differs else int(MEMORY_SHARE * psutil.virtual_memory().available)
         self.kept: dict[tuple[str, ...], Tensor] = {}
         self.bytes = 0
 

@@ -57,8 +57,10 @@ class Reporter:
         if not self.console.is_terminal and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
             bar = self.bars.tasks[self.bars.task_ids.index(task)]
-            left = f", {bar.time_remaining:.0f} s left" if bar.time_remaining else ""
-            self.print(f"{bar.description} {completed}/{bar.total:.0f}{numbers and f'  {numbers}'}{left}")
+            words = [f"{bar.description} {completed}/{bar.total:.0f}"]
+            words += [f"  {numbers}"] if numbers else []
+            words += [f", {bar.time_remaining:.0f} s left"] if bar.time_remaining else []
+            self.print("".join(words))
 
 
 @contextmanager

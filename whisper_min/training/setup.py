@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,8 +13,8 @@ from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
-from whisper_min.data import preflight, sources
-from whisper_min.data.batches import Schedule
+from whisper_min.data import augment, batches, preflight, sources
+from whisper_min.data.batches import Batch, Schedule, Window
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
 from whisper_min.training import memory
@@ -35,6 +35,10 @@ class Prepared:
     precision: str
     load: Callable[[], tuple[Whisper, weights.Origin]]
 
+    def collate(self, windows: Sequence[Window], encoded: Container[tuple[str, ...]] = ()) -> Batch:
+        """A batch as the loop reads it."""
+        return batches.collate(windows, tokens=self.tokens, n_mels=self.dims.n_mels, cfg=self.cfg, encoded=encoded)
+
     def relabelled(self, report: preflight.Report) -> Prepared:
         """The same run with the labels that the original had its part in; the number of steps stays."""
         return replace(self, report=report, schedule=build_schedule(report, self.cfg, self.tokens))
@@ -42,7 +46,7 @@ class Prepared:
 
 def prepare(cfg: Config, console: Console) -> Prepared:
     """Check options, sets, every entry and memory; InputError with all that is wrong."""
-    faults = config.check(cfg)
+    faults = config.check(cfg) + augment.check(cfg)
 
     @contextmanager
     def collecting() -> Iterator[None]:
@@ -125,11 +129,11 @@ def show_check(prepared: Prepared, out: Console) -> None:
         out.print(f"left out: {fault}", markup=False, highlight=False)
     epoch = prepared.schedule.epoch(0)
     windows = epoch[0]
-    targets = prepared.tokens.teacher_forcing([window.text for window in windows])
-    for row, window in enumerate(windows):
-        names = " + ".join(example.id for example in window.examples)
-        title = f"{names}: {window.context / SAMPLE_RATE:g} s context"
-        rows = targets.inputs[row].tolist(), targets.targets[row].tolist()
+    batch = prepared.collate(windows)
+    for row, window in enumerate(batch.windows):
+        effects = ", ".join(map(str, augment.of_role(cfg, window.role).draw(window.name, window.visit)))
+        title = f"{window.name}: {window.context / SAMPLE_RATE:g} s context" + (f", {effects}" if effects else "")
+        rows = batch.targets.inputs[row].tolist(), batch.targets.targets[row].tolist()
         out.print(preflight.batch_table(*rows, prepared.tokens, title))
     out.print(
         f"{len(epoch)} batches an epoch, {cfg.max_steps} steps of {cfg.batch_size} × {cfg.accumulate}, "
