@@ -115,10 +115,13 @@ def test_the_shares_leave_room_for_the_domain(make_set: Callable[..., Path], tmp
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("nowhere.jsonl", "nowhere.jsonl: does not exist; give the manifest's path"),
-        ("nowhere", "--data nowhere: does not exist; give a manifest (.jsonl, .csv, .tsv), a folder of audio"),
-        ("clip.wav", "--data clip.wav: not a manifest (.jsonl, .csv, .tsv) and not a folder; give one of these"),
-        ("folder.jsonl", "folder.jsonl: is a folder; give the manifest inside it"),
+        ("nowhere.jsonl", "nowhere.jsonl: does not exist; correct the path"),
+        (
+            "nowhere",
+            "--data nowhere: does not exist; give a manifest (.jsonl, .csv, .tsv), subtitles (.srt, .vtt), a folder",
+        ),
+        ("clip.wav", "--data clip.wav: not a manifest (.jsonl, .csv, .tsv), subtitles or a folder; give one of these"),
+        ("folder.jsonl", "folder.jsonl: is a folder; give the file inside it"),
         ("empty.jsonl", "--data empty.jsonl: holds no entries"),
         ("empty.csv", "--data empty.csv: holds no entries"),
         ("latin.jsonl", "latin.jsonl: is not UTF-8 text (byte 13); save it as UTF-8"),

@@ -51,7 +51,8 @@ class Config:
     """What to start from: an official name (tiny … large-v3, turbo), a run folder, a .pt in OpenAI's layout, a folder
     with model.safetensors (OpenAI's or Hugging Face's names) or a CTranslate2 folder."""
     data: tuple[str, ...] = ()
-    """Training sets, `[name=]source[:split]`: a manifest (.jsonl .csv .tsv), a folder, `librispeech:SUBSET` or `demo`.
+    """Training sets, `[name=]source[:split]`: a manifest (.jsonl .csv .tsv), subtitles (.srt .vtt) beside a recording,
+    a folder, `librispeech:SUBSET` or `demo`.
     Without it: librispeech:train-clean-100."""
     eval_data: tuple[str, ...] = ()
     """Sets of the domain to evaluate on; the best checkpoint has their lowest mean word error rate.

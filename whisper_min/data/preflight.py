@@ -5,11 +5,12 @@ What a file holds is cached by its path, size and time of change. Above 50 h hea
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -124,7 +125,7 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     """Check all sets of a training or an evaluation: (role, set) pairs, roles as the options are named."""
     report = Report()
     entries = [(example, speech.name) for _, speech in sets for example in speech.examples]
-    facts = iter(list(_inspect_all([example for example, _ in entries], cfg, console, report)))
+    facts = iter(inspect_all([example for example, _ in entries], cfg, console, report))
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
     evaluated = {
         digest: speech.name for role, speech, known in checked if role not in TRAINED for digest in _digests(known)
@@ -322,16 +323,24 @@ def _label_notes(checked: CheckedSet, cfg: Config, tokens: Tokens) -> Iterator[s
         yield f"{name}: {lost} clips train without times: their label has not the words of their segments"
 
 
-def _inspect_all(examples: Sequence[Example], cfg: Config, console: Console, report: Report) -> Iterator[Facts]:
-    """Facts of every example, from the cache where its file has not changed."""
+def inspect_all(
+    examples: Sequence[Example], cfg: Config, console: Console, report: Report, decode_all: bool = False
+) -> list[Facts]:
+    """Facts of every example, from the cache where its file has not changed; a sample of many hours, or `decode_all`.
+
+    What could not be looked at is said in the report's notes.
+    """
     cache_path = cfg.data_dir / "preflight.jsonl"
     cache = {row["key"]: row for row in runs.read_jsonl(cache_path) if "key" in row}
     keys = [file_key(example) for example in examples]
     known: list[Facts | None] = [_from_cache(cache.get(key)) for key in keys]
-    headers = [facts if facts is not None else _header(example) for example, facts in zip(examples, known, strict=True)]
+    info = functools.cache(audio.info)  # many entries may be parts of one recording, and not every format has a header
+    headers = [
+        facts if facts is not None else _header(example, info) for example, facts in zip(examples, known, strict=True)
+    ]
     hours = sum(facts.seconds for facts in headers) / 3600
     to_decode = [index for index, facts in enumerate(headers) if facts.error is None and not facts.decoded]
-    if hours > DECODE_ALL_HOURS and len(to_decode) > DECODED_SAMPLE:
+    if hours > DECODE_ALL_HOURS and len(to_decode) > DECODED_SAMPLE and not decode_all:
         report.notes.append(
             f"{hours:.0f} h: read the headers of all {len(examples)} files and decoded {DECODED_SAMPLE}; bad audio in "
             "the others is met, and counted or refused, in training"
@@ -356,7 +365,7 @@ def _inspect_all(examples: Sequence[Example], cfg: Config, console: Console, rep
             runs.append_jsonl(cache_path, new)
         except OSError as error:
             report.notes.append(f"the preflight's results could not be cached in {cache_path} ({error.strerror})")
-    yield from headers
+    return headers
 
 
 def file_key(example: Example) -> str:
@@ -378,12 +387,12 @@ def _from_cache(row: dict[str, object] | None) -> Facts | None:
         return None
 
 
-def _header(example: Example) -> Facts:
+def _header(example: Example, info: Callable[[Path], audio.AudioInfo]) -> Facts:
     """Length and rate as the header says."""
     if not example.audio_filepath.is_file():
         return Facts(error="does not exist; correct the path (it is relative to the manifest) or remove the entry")
     try:
-        found = audio.info(example.audio_filepath)
+        found = info(example.audio_filepath)
     except audio.AudioError as error:
         return Facts(error=str(error))
     seconds = found.seconds

@@ -6,15 +6,15 @@ import csv
 import io
 import json
 import math
-import random
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
-from whisper_min.data import librispeech
+from whisper_min.data import librispeech, parts, subtitles
 from whisper_min.data.examples import TIMESTAMP_SECONDS, Example, Segment, SpeechSet
 
 AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
@@ -69,7 +69,7 @@ def parse_spec(word: str, option: str) -> Spec:
 def _parse_share(word: str, option: str) -> tuple[str, float]:
     """(word without its share, share). What follows the last `@` is a share unless it looks like a path's end."""
     rest, at, last = word.rpartition("@")
-    is_path = not at or "/" in last or last.lower().endswith(MANIFEST_SUFFIXES)
+    is_path = not at or "/" in last or last.lower().endswith((*MANIFEST_SUFFIXES, *subtitles.SUFFIXES))
     try:
         share = float(last)
     except ValueError:
@@ -179,14 +179,16 @@ def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
         )
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         examples, unused = read_manifest(path)
+    elif path.suffix.lower() in subtitles.SUFFIXES:
+        examples = read_subtitles(path)
     elif path.is_dir():
         examples = read_folder(path)
     elif path.exists():
-        raise InputError(f"{spec}: not a manifest (.jsonl, .csv, .tsv) and not a folder; give one of these")
+        raise InputError(f"{spec}: not a manifest (.jsonl, .csv, .tsv), subtitles or a folder; give one of these")
     else:
         raise InputError(
-            f"{spec}: does not exist; give a manifest (.jsonl, .csv, .tsv), a folder of audio with .txt beside, "
-            "librispeech:SUBSET or demo"
+            f"{spec}: does not exist; give a manifest (.jsonl, .csv, .tsv), subtitles (.srt, .vtt), a folder of audio "
+            "with .txt or subtitles beside, librispeech:SUBSET or demo"
         )
     if not examples:
         raise InputError(f"{spec}: holds no entries")
@@ -198,21 +200,10 @@ def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
 
     Returns the examples and those of `UNUSED_COLUMNS` that hold something. Raises InputError with all faulty lines.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            entries = list(_rows(path, file.read()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: does not exist; give the manifest's path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give the manifest inside it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     examples: list[Example] = []
     faults: list[str] = []
     unused: set[str] = set()
-    for where, row in entries:
+    for where, row in _rows(path, _read_text(path)):
         if isinstance(row, str):
             faults.append(row)
             continue
@@ -224,6 +215,21 @@ def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
     if faults:
         raise InputError(faults)
     return examples, tuple(sorted(unused))
+
+
+def _read_text(path: Path) -> str:
+    """A text file's content, ends of lines as they are."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist; correct the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give the file inside it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -293,6 +299,37 @@ def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
     )
 
 
+def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
+    """How many entries fill each column: of a manifest all that it has, of other sources what an example holds."""
+    path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        rows = [row for _, row in _rows(path, _read_text(path)) if isinstance(row, dict)]
+    else:
+        rows = [manifest_row(example, path) for example in speech.examples]
+    filled: Counter[str] = Counter()
+    for row in rows:
+        filled.update({column: value not in (None, "", []) for column, value in row.items()})
+    return dict(filled)
+
+
+def manifest_row(example: Example, folder: Path) -> dict[str, Any]:
+    """The row that `read_manifest` reads the example back from, in a manifest that lies in `folder`."""
+    path = example.audio_filepath.resolve()
+    inside = path.is_relative_to(folder.resolve())
+    row = {
+        "id": example.id,
+        "audio_filepath": path.relative_to(folder.resolve()).as_posix() if inside else str(path),
+        "text": example.text,
+        "offset": example.offset,
+        "duration": example.duration,
+        "speaker": example.speaker,
+        "language": example.language,
+        "prompt": example.prompt,
+        "segments": [asdict(segment) for segment in example.segments] or None,
+    }
+    return {column: value for column, value in row.items() if value is not None}
+
+
 def _segments(value: Any, text: str, duration: float | None) -> tuple[Segment, ...]:
     """The column `segments`: a list, or in a table's cell its JSON; ValueError says all that is wrong with it."""
     if isinstance(value, str) and value.strip():
@@ -350,16 +387,35 @@ def _seconds(row: dict[str, Any], column: str) -> float | None:
 
 
 def read_folder(folder: Path) -> list[Example]:
-    """A LibriSpeech tree (`*.trans.txt`), or audio files with a `.txt` of the same stem beside each, or beside none."""
+    """A LibriSpeech tree (`*.trans.txt`), or audio files with a `.txt` of the same stem beside each, or beside none.
+
+    Beside long recordings `.srt` or `.vtt` may stand instead; where a `.txt` is there, too, that is read.
+    """
     if any(folder.rglob("*.trans.txt")):
         return librispeech.read_tree(folder)
     examples: list[Example] = []
     faults: list[str] = []
     silent = 0
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"))
+    of_recording: dict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.suffix.lower() in subtitles.SUFFIXES:
+            for stem in subtitles.stems(path):
+                of_recording[path.parent / stem].append(path)
+    for path in paths:
         if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
             continue
         beside = path.with_suffix(".txt")
+        if not beside.exists() and (found := of_recording.get(path.with_suffix(""))):
+            if len(found) > 1:
+                faults.append(f"{path}: has the subtitles {' and '.join(each.name for each in found)}; keep one")
+                continue
+            try:
+                name = str(path.relative_to(folder))
+                examples += subtitles.examples(found[0], _read_text(found[0]), path, name)
+            except InputError as error:
+                faults += error.faults
+            continue
         try:
             text = beside.read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:
@@ -377,6 +433,19 @@ def read_folder(folder: Path) -> list[Example]:
     return examples
 
 
+def read_subtitles(path: Path) -> list[Example]:
+    """The clips that subtitles make of the recording beside them, of the same stem (`talk`, too, for `talk.en.srt`)."""
+    content = _read_text(path)
+    recordings = [each for each in sorted(path.parent.iterdir()) if each.suffix.lower() in AUDIO_SUFFIXES]
+    for stem in subtitles.stems(path):
+        found = [each for each in recordings if each.stem == stem]
+        if len(found) > 1:
+            raise InputError(f"{path}: {' and '.join(each.name for each in found)} are beside it; keep one")
+        if found:
+            return subtitles.examples(path, content, found[0], found[0].name)
+    raise InputError(f"{path}: no recording is beside it; put it there as {path.stem}.wav, .flac, .mp3 or the like")
+
+
 def hold_out(sets: Sequence[SpeechSet], seed: int) -> tuple[list[SpeechSet], SpeechSet]:
     """Split off a tenth of the utterances for evaluation: whole speakers where every one is known, else utterances.
 
@@ -385,24 +454,8 @@ def hold_out(sets: Sequence[SpeechSet], seed: int) -> tuple[list[SpeechSet], Spe
     everything = [example for each in sets for example in each.examples]
     if len(everything) < 2:
         raise InputError(f"--data holds {len(everything)} entry; give --eval_data, or at least 2 entries to split")
-    speakers = sorted({example.speaker for example in everything if example.speaker is not None})
-    by_speaker = all(example.speaker is not None for example in everything) and len(speakers) >= 2
-    target = max(1, len(everything) // 10)
-    generator = random.Random(seed)
-    held: set[str] = set()
-    if by_speaker:
-        generator.shuffle(speakers)
-        counts = {speaker: sum(example.speaker == speaker for example in everything) for speaker in speakers}
-        taken = 0
-        for speaker in speakers[:-1]:
-            if taken >= target:
-                break
-            held.add(speaker)
-            taken += counts[speaker]
-        chosen = {example.where for example in everything if example.speaker in held}
-    else:
-        chosen = {example.where for example in generator.sample(everything, target)}
-    evaluation = [example for example in everything if example.where in chosen]
+    _, evaluation = parts.divide(everything, [max(1, len(everything) // 10)], seed)
+    chosen = {example.where for example in evaluation}
     training = [
         replace(each, examples=[example for example in each.examples if example.where not in chosen]) for each in sets
     ]

@@ -145,19 +145,23 @@ def file_name(*parts: object) -> str:
     return "_".join(name[-60:] for name in names if name) or "clip"
 
 
+def write(clip: Clip, colours: str, title: str, lines: Sequence[Text], folder: Path, name: str) -> Path:
+    """Write NAME.png and NAME.svg into a folder; the SVG's path."""
+    (folder / f"{name}.png").write_bytes(png(pixels(clip, colours)))
+    path = folder / f"{name}.svg"
+    runs.write_atomic(path, svg(clip, colours, title, lines))
+    return path
+
+
 def export(clip: Clip, colours: str, title: str, lines: Sequence[Text], run: Path, name: str) -> Path:
     """Write NAME.svg and NAME.png into the run's `exports/`, or where that is not allowed, into the current folder.
 
     Returns the SVG's path; OSError where neither folder takes it.
     """
-    picture = png(pixels(clip, colours))
-    text = svg(clip, colours, title, lines)
     for folder in (run / "exports", Path.cwd()):
         try:
             folder.mkdir(exist_ok=True)
-            (folder / f"{name}.png").write_bytes(picture)
-            runs.write_atomic(folder / f"{name}.svg", text)
-            return folder / f"{name}.svg"
+            return write(clip, colours, title, lines, folder, name)
         except OSError as error:
             refused = error
     raise refused

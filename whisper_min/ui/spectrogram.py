@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,12 @@ class Clip:
     notes: tuple[str, ...] = ()
     """What is worth knowing about the file: channels mixed, resampled, cut short."""
 
+    @classmethod
+    def of(cls, waveform: Floats, n_mels: int = 80, notes: Sequence[str] = ()) -> Clip:
+        """The clip of 16 kHz samples, one at least."""
+        whole = max(-(-len(waveform) // HOP_LENGTH) * HOP_LENGTH, N_FFT)
+        return cls(waveform, log_mel(np.pad(waveform, (0, whole - len(waveform))), n_mels), tuple(notes))
+
     @property
     def seconds(self) -> float:
         """Length in seconds."""
@@ -87,8 +94,7 @@ def read_clip(source: Source) -> Clip:
         waveform = resample(waveform, rate)
     if not waveform.any():
         notes.append("silence")
-    whole = max(-(-len(waveform) // HOP_LENGTH) * HOP_LENGTH, N_FFT)
-    return Clip(waveform, log_mel(np.pad(waveform, (0, whole - len(waveform))), source.n_mels), tuple(notes))
+    return Clip.of(waveform, source.n_mels, notes)
 
 
 def locate(source: Source) -> Path:

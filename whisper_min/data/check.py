@@ -1,0 +1,53 @@
+"""`python -m whisper_min.data check SOURCE …`: the preflight of sets without a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from whisper import ModelDimensions
+
+from whisper_min.config import Config, InputError
+from whisper_min.data import preflight, sources
+from whisper_min.data.tokens import Tokens, language_code
+
+# large-v3's, whose tokens are those of every multilingual model and know every language.
+DIMS = ModelDimensions(128, 1500, 1280, 20, 32, 51866, 448, 1280, 20, 32)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Read every entry of sets, and say all that is wrong, as a training on them would; exit code 0 or 2."""
+
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Sets, `[name=]source[:split]`, as --data of train.py takes them."""
+    language: str = "en"
+    """Language of the speech, a code or a name that Whisper knows."""
+    label_style: Literal["auto", "keep", "lower", "sentence", "original"] = "auto"
+    """How the references are to be written, as train.py takes it."""
+    data_dir: Path = Config.data_dir
+    """Where downloaded sets and the preflight's results are kept."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check as the command line says; InputError with all faults."""
+    options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data check", use_underscores=True)
+    if not options.sources:
+        raise InputError("check: names no set; give one, as in: python -m whisper_min.data check my/train.jsonl")
+    if language_code(options.language) is None:
+        raise InputError(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+    cfg = Config(data=options.sources, language=options.language, label_style=options.label_style)
+    cfg = replace(cfg, data_dir=options.data_dir.expanduser())
+    sets = sources.load_sets(cfg.data, "data", cfg.data_dir)
+    report = preflight.run([("data", each) for each in sets], cfg, Tokens(DIMS, cfg.language), Console(stderr=True))
+    out = Console()
+    out.print(preflight.table(report))
+    for note in report.notes:
+        out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    if report.faults:
+        raise InputError(report.shown_faults())
+    return 0

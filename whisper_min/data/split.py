@@ -1,0 +1,102 @@
+"""`python -m whisper_min.data split SOURCE --to FOLDER`: train, dev and test manifests that share nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from whisper_min import runs
+from whisper_min.config import Config, InputError
+from whisper_min.data import parts, preflight, sources
+from whisper_min.data.examples import Example
+from whisper_min.data.preflight import Facts
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write a set as manifests: whole speakers in each where every one is known, a recording in one of them alone."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """The set, `source[:split]`, as --data of train.py takes it; subtitles become clips of at most 30 s."""
+    to: Path
+    """Folder for train.jsonl, dev.jsonl and test.jsonl; made where it does not exist."""
+    dev: float = 0.1
+    """Share of the entries to choose checkpoints on; 0 writes none."""
+    test: float = 0.1
+    """Share of the entries to be scored once; 0 writes none."""
+    seed: int = 0
+    """Seeds which ones are drawn."""
+    data_dir: Path = Config.data_dir
+    """Where downloaded sets and the preflight's results are kept."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Split as the command line says; InputError with all faults, before anything is written."""
+    options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data split", use_underscores=True)
+    shares = {name: share for name, share in (("test", options.test), ("dev", options.dev)) if share}
+    paths = {name: options.to / f"{name}.jsonl" for name in ("train", *shares)}
+    if faults := check(options, paths):
+        raise InputError(faults)
+    cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
+    [speech] = sources.load_sets([options.source], "data", cfg.data_dir)
+    console, report = Console(stderr=True), preflight.Report()
+    facts = preflight.inspect_all(speech.examples, cfg, console, report, decode_all=True)
+    for example, its in zip(speech.examples, facts, strict=True):
+        if its.error is not None:
+            report.faults.append(f"{example.where}: {example.audio_filepath}: {its.error}")
+        elif not example.audio_filepath.is_file():
+            report.faults.append(f"{example.where}: its audio is no file that a manifest could name; pack the set")
+    if report.faults:
+        raise InputError(report.shown_faults())
+    counts = [max(1, round(share * len(speech.examples))) for share in shares.values()]
+    drawn = parts.divide(speech.examples, counts, options.seed, [its.digest for its in facts])
+    known = {example.where: its for example, its in zip(speech.examples, facts, strict=True)}
+    made = dict(zip(("train", *shares), drawn, strict=True))
+    options.to.mkdir(parents=True, exist_ok=True)
+    for name, path in paths.items():
+        rows = [
+            # what other programs ask for and an entry may lack
+            sources.manifest_row(
+                replace(each, duration=each.duration or round(known[each.where].seconds, 3)), path.parent
+            )
+            for each in made[name]
+        ]
+        runs.write_atomic(path, "".join(map(runs.to_json_line, rows)))
+    show(paths, made, known)
+    return 0
+
+
+def check(options: Options, paths: dict[str, Path]) -> list[str]:
+    """Faults of the options, each with its fix."""
+    faults = [
+        f"--{name} {share}: must be a share from 0 up to below 1, as in --{name} 0.1"
+        for name, share in (("dev", options.dev), ("test", options.test))
+        if not 0 <= share < 1
+    ]
+    if not faults and not math.fsum([options.dev, options.test]) < 1:
+        faults.append(f"--dev {options.dev} --test {options.test}: leave nothing to train on; make them smaller")
+    if options.to.exists() and not options.to.is_dir():
+        faults.append(f"--to {options.to}: is a file; give a folder")
+    faults += [f"{path}: exists; remove it or give another folder" for path in paths.values() if path.exists()]
+    return faults
+
+
+def show(paths: dict[str, Path], made: dict[str, list[Example]], known: dict[str, Facts]) -> None:
+    """Say what was written."""
+    table = Table("manifest", "entries", "hours", "speakers")
+    for name, path in paths.items():
+        seconds = sum(known[example.where].seconds for example in made[name])
+        speakers = {example.speaker for example in made[name] if example.speaker}
+        table.add_row(str(path), str(len(made[name])), f"{seconds / 3600:.2f}", str(len(speakers) or "?"))
+    out = Console()
+    out.print(table)
+    everyone = [{example.speaker for example in its if example.speaker} for its in made.values()]
+    if sum(map(len, everyone)) > len(set().union(*everyone)):
+        out.print("note: speakers are on several sides: too few are known to draw whole ones", soft_wrap=True)
