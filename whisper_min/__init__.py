@@ -10,6 +10,7 @@ and `tui.py` import anything and nobody imports them:
 1  ui/         the terminal app: runs read as they grow, and drawn; imports rank 0 alone, never torch
 2  data/       sources -> examples -> preflight -> tokens -> batches
 2  model/      weights in, the forward, adapters, fingerprints, points between two models
+3  demo/       the speech that is shipped, and how it was made
 3  retain/     what keeps the old knowledge: KL to the original, Fisher information, EWC
 4  training/   optimizer and schedule, precision, checkpoints, memory
 5  scoring/    batched decoding, word error rate, significance, forgetting budget, loops and non-speech

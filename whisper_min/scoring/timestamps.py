@@ -84,7 +84,8 @@ def judge(rows: Sequence[Sequence[int]], seconds: Sequence[float], begin: int) -
     verdicts = [_verdict(row, length, begin) for row, length in zip(rows, seconds, strict=True)]
     columns = [*zip(*verdicts, strict=True), [all(verdict) for verdict in verdicts]]
     times = tuple(tuple(_times(row, begin)) for row in rows)
-    return Timestamps(len(rows), *(sum(column) / len(rows) for column in columns), times=times)
+    written, starts, paired, in_range, monotone, valid = (sum(column) / len(rows) for column in columns)
+    return Timestamps(len(rows), written, starts, paired, in_range, monotone, valid, times)
 
 
 def drift(own: Timestamps, original: Timestamps) -> tuple[float | None, int]:
