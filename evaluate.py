@@ -64,6 +64,10 @@ class Options:
     """Of the encoder; the decoder's arithmetic is fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    audio_column: str | None = None
+    """The column of --data that holds the audio. Without it: the usual names."""
+    text_column: str | None = None
+    """The column of --data that holds the text; the --retain sets follow where they have it."""
     data_dir: Path = Path("~/.cache/whisper-min")
     """Where downloaded sets and the preflight's results are kept."""
     skip_bad: bool = False

@@ -124,7 +124,7 @@ def test_the_shares_leave_room_for_the_domain(make_set: Callable[..., Path], tmp
         ("latin.jsonl", "latin.jsonl: is not UTF-8 text (byte 13); save it as UTF-8"),
         ("demo:all", "--data demo:all: the shipped speech has the splits train, dev, test, general"),
         ("librispeech:train", "librispeech:train: no such subset; choose one of dev-clean"),
-        ("hub:user/name:train", "--data hub:user/name:train: hub datasets are not supported yet; download the set"),
+        ("hub:name:train", "--data hub:name:train: write hub:USER/NAME:SPLIT, or hub:USER/NAME/CONFIGURATION:SPLIT"),
         ("silent", "silent: holds no audio files (.wav .flac"),
     ],
 )

@@ -7,6 +7,26 @@ from pathlib import Path
 
 from whisper_min import audio
 
+# What a set's columns are usually called; of several in a manifest's line the first that holds something counts.
+AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
+TEXT_COLUMNS = ("text", "sentence", "transcript")
+# Read from a manifest beside audio and text; other columns are left alone.
+KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id")
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
+    *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that `--audio_column` and `--text_column` name."""
+
+    audio: str | None = None
+    text: str | None = None
+    required: bool = True
+    """Whether a set must have them, as the domain's must; others are read by the usual names where they do not."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -43,6 +63,8 @@ class SpeechSet:
     skipped: list[str] = field(default_factory=list)
     """Faults of entries that were left out under --skip_bad."""
 
+    notes: tuple[str, ...] = ()
+    """What its source has to say about it in the preflight."""
     held_out: bool = False
     """Whether it was split off --data for evaluation."""
     share: float = 0.0
