@@ -149,5 +149,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
             stack.callback(thread.join)
             stack.callback(server.shutdown)
             stack.callback(server.server_close)
-        hub.endpoint, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+        # two names of this machine: the library tells hosts apart by name, some versions by port as well
+        hub.endpoint = f"http://127.0.0.1:{servers[0].server_port}"
+        hub.storage = f"http://localhost:{servers[1].server_port}"
         yield hub

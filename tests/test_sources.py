@@ -53,6 +53,9 @@ def faults_of(read: Callable[[], object]) -> list[str]:
         ("demo:dev", ("dev", "demo", "dev")),
         ("throat=demo:dev", ("throat", "demo", "dev")),
         ("librispeech:test-other", ("test-other", "librispeech", "test-other")),
+        ("hub:user/name", ("name", "hub:user/name", None)),
+        ("hub:user/name/clean:test", ("test", "hub:user/name/clean", "test")),
+        ("throat=hub:user/name:train", ("throat", "hub:user/name", "train")),
         ("odd/name=x.jsonl", ("name-x", "odd/name=x.jsonl", None)),
         ("=x.jsonl", ("x", "x.jsonl", None)),
     ],
@@ -411,6 +414,24 @@ def test_another_seed_holds_out_others() -> None:
     sets = [speech_set([None] * 200)]
     chosen = [{example.id for example in sources.hold_out(sets, seed)[1].examples} for seed in range(3)]
     assert all(len(each) == 20 for each in chosen) and chosen[0] != chosen[1] != chosen[2] != chosen[0]
+
+
+@given(speakers=st.lists(st.sampled_from(["a", "b", "c", "d", None]), min_size=3, max_size=60))
+def test_made_splits_hold_everything_once_and_keep_speakers_apart(speakers: list[str | None]) -> None:
+    examples = speech_set(speakers).examples
+    made = {split: sources.made_split("--data x", examples, split) for split in ("train", "validation", "test")}
+    assert all(made.values()), "none is empty"
+    assert sorted(example.where for each in made.values() for example in each) == sorted(e.where for e in examples)
+    if None not in speakers and len(set(speakers)) >= 3:
+        apart = [{example.speaker for example in each} for each in made.values()]
+        assert sum(map(len, apart)) == len(set(speakers)), "a speaker is in one split only"
+    else:
+        assert len(made["test"]) == len(made["validation"]) == max(1, len(examples) // 10)
+
+
+def test_two_entries_make_no_three_splits() -> None:
+    [fault] = faults_of(lambda: sources.made_split("--data x", speech_set(["a", "b"]).examples, "test"))
+    assert fault == "--data x: its only split holds 2 entries, too few to make test from them"
 
 
 def test_one_entry_cannot_be_split() -> None:

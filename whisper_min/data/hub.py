@@ -43,6 +43,8 @@ NUMBERED = re.compile(r"\d+")
 MAGIC = {b"fLaC": ".flac", b"OggS": ".ogg", b"RIFF": ".wav", b"RF64": ".wav", b"FORM": ".aiff", b"ID3": ".mp3"}
 # Rows that are in memory at a time: some hundred MB for the longest recordings.
 ROWS = 16
+# Bytes of a shard that are read at a time.
+READ_BYTES = 1 << 20
 # Seconds before each further attempt, where an error of the hub may pass.
 WAITS = (1.0, 4.0, 16.0)
 # Too many requests, and the server's own troubles.
@@ -356,14 +358,14 @@ def _suffix(content: bytes, named: str | None) -> str:
 
 
 def _open(where: str, path: Path, shard: str) -> Any:
-    """A shard as a pyarrow.parquet.ParquetFile, mapped: of the longest one only what is read is in memory."""
+    """A shard as a pyarrow.parquet.ParquetFile that reads through a small buffer, never the whole shard."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"{where}: needs pyarrow; pip install 'whisper-min[hub]'") from None
     try:
-        return pyarrow.parquet.ParquetFile(path, memory_map=True)
+        return pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
         raise _damaged(where, shard, path, error) from None
 
@@ -445,4 +447,5 @@ def _explain(error: Exception, dataset: str) -> tuple[str, bool]:
     if status in PASSING:
         return f"{constants.ENDPOINT} is {'asked too often' if status == 429 else 'out of order'} ({status})", True
     reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-    return f"could not be fetched from {page} ({reason[0]})", status is None and not isinstance(error, ValueError)
+    passes = status is None and not isinstance(error, (ValueError, errors.FileMetadataError))
+    return f"could not be fetched from {page} ({reason[0]})", passes
