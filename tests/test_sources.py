@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from whisper_min.config import REPLAY_SHARE, Config, InputError
 from whisper_min.data import sources
-from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.examples import Columns, Example, SpeechSet
 from whisper_min.data.sources import Spec, parse_spec, read_folder, read_manifest
 
 WINDOWS_LINE = st.sampled_from(["\n", "\r\n"])
@@ -469,3 +469,18 @@ def test_of_training_reads_replay_sets_last_and_holds_out_none_of_them(
     told = faults_of(lambda: sources.of_training(twice))
     assert [fault.split(":")[0] for fault in told] == ["--retain nowhere", "--replay"]
     assert "2 sets are called 'calm'" in told[1]
+
+
+def test_columns_of_manifests_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"recording": "a.wav", "audio": "b.wav", "text": "X", "said": "Hello."}) + "\n")
+    [example] = read_manifest(path, Columns("recording", "said"))[0]
+    assert (example.audio_filepath, example.text) == (tmp_path / "a.wav", "Hello.")
+    with pytest.raises(InputError) as error:
+        read_manifest(path, Columns("sound", "words"))
+    assert error.value.faults == [
+        f"{path}: has no column {name!r}, which {option} asks for; it has audio, recording, said, text"
+        for name, option in [("sound", "--audio_column"), ("words", "--text_column")]
+    ]
+    [example] = read_manifest(path, Columns("sound", "words", required=False))[0]
+    assert (example.audio_filepath, example.text) == (tmp_path / "b.wav", "X")

@@ -17,7 +17,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -212,11 +212,12 @@ def _choose_split(
     raise InputError(f"{where}: {name}; choose one of {', '.join(splits)}")
 
 
-def _kinds(where: str, listing: Listing, shards: Iterable[str], folder: Path) -> dict[str, str]:
+def _kinds(where: str, listing: Listing, shards: Mapping[str, int], folder: Path) -> dict[str, str]:
     """What each column of a configuration holds; asks the first shard where that is not known yet."""
     path = folder / "columns.json"
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
+    _check_room(where, listing, shards, folder)  # before the first download, of which there will be more
     shard = next(iter(shards))
     kinds = column_kinds(_open(where, _download(where, listing, shard), shard).schema_arrow)
     folder.mkdir(parents=True, exist_ok=True)
