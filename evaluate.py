@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,6 +64,10 @@ class Options:
     """Of the encoder; the decoder's arithmetic is fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    audio_column: str | None = None
+    """The column of --data that holds the audio. Without it: the usual names."""
+    text_column: str | None = None
+    """The column of --data that holds the text; the --retain sets follow where they have it."""
     data_dir: Path = Path("~/.cache/whisper-min")
     """Where downloaded sets and the preflight's results are kept."""
     skip_bad: bool = False
@@ -101,8 +105,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     if unknown := [name for name in systems if not line and not weights.exists(name)]:
         raise InputError([f"{name}: neither an official name nor a path that exists" for name in unknown])
     shared = {field.name for field in fields(Config)} & {field.name for field in fields(options)}
-    cfg = Config(**{name: getattr(options, name) for name in shared})
-    cfg = replace(cfg, data_dir=cfg.data_dir.expanduser())
+    cfg = Config(**{name: getattr(options, name) for name in shared} | {"data_dir": options.data_dir.expanduser()})
     if faults := config.check_retention(cfg):
         raise InputError(faults)
     device = choose_device(options.device)

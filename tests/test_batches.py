@@ -160,7 +160,7 @@ TEXTS = ["One.", "A second text, longer.", "Three words here."]
 @pytest.fixture
 def examples(make_set: Callable[..., Path]) -> list[Example]:
     """Three recordings of 2, 3.5 and 1 s."""
-    return read_manifest(make_set("train", TEXTS, seconds=[2.0, 3.5, 1.0]))[0]
+    return read_manifest(make_set("train", TEXTS, seconds=[2.0, 3.5, 1.0]))
 
 
 def single(example: Example, seconds: int = 5) -> Window:

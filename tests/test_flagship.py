@@ -31,7 +31,7 @@ SUBSET = "train-clean-100"
 
 def write_archive(path: Path, speakers: int = 5, clips: int = 4) -> None:
     """Shipped speech as `LibriSpeech/train-clean-100/<speaker>/<chapter>/<id>.flac` and upper-case `.trans.txt`."""
-    examples = iter(read_manifest(DEMO_FOLDER / "train.jsonl")[0])
+    examples = iter(read_manifest(DEMO_FOLDER / "train.jsonl"))
     folder = path.parent / "LibriSpeech"
     for speaker in range(100, 100 + speakers):
         chapter = folder / SUBSET / str(speaker) / "1"

@@ -185,7 +185,7 @@ def test_real_weights_with_fresh_adapters_write_what_the_original_writes() -> No
     needs_weights()
     speech = needs_speech("hello")
     model, _ = weights.load("tiny.en")
-    examples, _ = read_manifest(speech / "hello" / "manifest.jsonl")
+    examples = read_manifest(speech / "hello" / "manifest.jsonl")
     mel = audio.log_mel(audio.pad([example.read() for example in examples]), model.dims.n_mels)
     tokens = Tokens(model.dims)
     with torch.inference_mode():

@@ -56,7 +56,7 @@ class Workbench:
     def load(self, rows: Sequence[dict[str, Any]], name: str = "mine") -> SpeechSet:
         path = self.folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return SpeechSet(name, str(path), *sources.read_manifest(path))
+        return SpeechSet(name, str(path), sources.read_manifest(path))
 
     def check(self, rows: Sequence[dict[str, Any]], role: str = "data", **options: Any) -> Report:
         """The preflight of one set."""

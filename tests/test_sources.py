@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from whisper_min.config import REPLAY_SHARE, Config, InputError
 from whisper_min.data import sources
-from whisper_min.data.examples import Example, Segment, SpeechSet
+from whisper_min.data.examples import AUDIO_COLUMNS, TEXT_COLUMNS, Columns, Example, Segment, SpeechSet
 from whisper_min.data.sources import Spec, parse_spec, read_folder, read_manifest
 
 WINDOWS_LINE = st.sampled_from(["\n", "\r\n"])
@@ -53,6 +53,9 @@ def faults_of(read: Callable[[], object]) -> list[str]:
         ("demo:dev", ("dev", "demo", "dev")),
         ("throat=demo:dev", ("throat", "demo", "dev")),
         ("librispeech:test-other", ("test-other", "librispeech", "test-other")),
+        ("hub:user/name", ("name", "hub:user/name", None)),
+        ("hub:user/name/clean:test", ("test", "hub:user/name/clean", "test")),
+        ("throat=hub:user/name:train", ("throat", "hub:user/name", "train")),
         ("odd/name=x.jsonl", ("name-x", "odd/name=x.jsonl", None)),
         ("=x.jsonl", ("x", "x.jsonl", None)),
     ],
@@ -127,7 +130,7 @@ def test_the_shares_leave_room_for_the_domain(make_set: Callable[..., Path], tmp
         ("latin.jsonl", "latin.jsonl: is not UTF-8 text (byte 13); save it as UTF-8"),
         ("demo:all", "--data demo:all: the shipped speech has the splits train, dev, test, general"),
         ("librispeech:train", "librispeech:train: no such subset; choose one of dev-clean"),
-        ("hub:user/name:train", "--data hub:user/name:train: hub datasets are not supported yet; download the set"),
+        ("hub:name:train", "--data hub:name:train: write hub:USER/NAME:SPLIT, or hub:USER/NAME/CONFIGURATION:SPLIT"),
         ("silent", "silent: holds no audio files (.wav .flac"),
     ],
 )
@@ -204,8 +207,7 @@ def test_jsonl_csv_and_tsv_say_the_same(suffix: str, line: str, bom: str, tmp_pa
     else:
         write_table(path, ROWS, line, "\t" if suffix == ".tsv" else ",")
         write(path, bom.encode() + path.read_bytes())
-    examples, unused = read_manifest(path)
-    assert unused == ()
+    examples = read_manifest(path)
     first = 1 if suffix.startswith(".json") else 2
     assert examples == [
         Example("a.wav", tmp_path / "a.wav", "Hello, there.", f"{path}, line {first}", None, 1.5, "7", "en"),
@@ -214,28 +216,27 @@ def test_jsonl_csv_and_tsv_say_the_same(suffix: str, line: str, bom: str, tmp_pa
     ]
 
 
-@pytest.mark.parametrize("audio_column", sources.AUDIO_COLUMNS)
-@pytest.mark.parametrize("text_column", sources.TEXT_COLUMNS)
+@pytest.mark.parametrize("audio_column", AUDIO_COLUMNS)
+@pytest.mark.parametrize("text_column", TEXT_COLUMNS)
 def test_columns_go_by_several_names(audio_column: str, text_column: str, tmp_path: Path) -> None:
     row = {audio_column: "a.wav", text_column: "  Hello. ", "prompt": "Names:", "segments": [], "mine": 1}
-    examples, unused = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))
+    examples = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))
     assert [(example.audio_filepath, example.text) for example in examples] == [(tmp_path / "a.wav", "Hello.")]
-    assert unused == ()
 
 
 def test_segments_and_prompt_are_read_from_lines_and_cells(tmp_path: Path) -> None:
     segments = [{"start": 0, "end": 1.5, "text": " Hello,"}, {"start": 1.5, "end": 2.01, "text": "there."}]
     row = {"audio": "a.wav", "text": "Hello,\nthere.", "duration": 2.0, "prompt": " Names: ", "segments": segments}
-    examples, unused = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))
+    examples = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))
     assert examples[0].segments == (Segment(0.0, 1.5, "Hello,"), Segment(1.5, 2.01, "there."))
-    assert examples[0].prompt == "Names:" and unused == ()
+    assert examples[0].prompt == "Names:"
     cells: dict[str, object] = {**row, "segments": json.dumps(segments)}
     for name in ("set.csv", "set.tsv"):
-        [example], _ = read_manifest(write_table(tmp_path / name, [cells], delimiter="\t" if "t" in name[4] else ","))
+        [example] = read_manifest(write_table(tmp_path / name, [cells], delimiter="\t" if "t" in name[4] else ","))
         assert (example.segments, example.prompt) == (examples[0].segments, "Names:")
     no_spaces = {"audio": "a.wav", "text": "你好世界", "segments": [
         {"start": 0, "end": 1, "text": "你好"}, {"start": 1, "end": 2, "text": "世界"}]}  # fmt: skip
-    [example], _ = read_manifest(write(tmp_path / "zh.jsonl", json.dumps(no_spaces)))
+    [example] = read_manifest(write(tmp_path / "zh.jsonl", json.dumps(no_spaces)))
     assert len(example.segments) == 2 and example.prompt is None
 
 
@@ -245,7 +246,7 @@ def test_nemo_rows_keep_their_offset_and_get_an_id(tmp_path: Path) -> None:
         {"audio_filepath": "a.wav", "text": "two", "offset": 2.5, "duration": 1.0, "speaker": 3},
         {"audio_filepath": "a.wav", "text": "all", "id": 17},
     ]
-    examples, _ = read_manifest(write(tmp_path / "set.json", "\n".join(map(json.dumps, rows))))
+    examples = read_manifest(write(tmp_path / "set.json", "\n".join(map(json.dumps, rows))))
     assert [(each.id, each.offset, each.duration, each.speaker) for each in examples] == [
         *[("a.wav@0", 0.0, 2.0, None), ("a.wav@2.5", 2.5, 1.0, "3"), ("17", None, None, None)]
     ]
@@ -259,7 +260,7 @@ def test_an_example_reads_its_part_of_the_file(tmp_path: Path) -> None:
         {"audio": "a.wav", "text": "rest", "offset": 2.0},
         {"audio": "a.wav", "text": "whole", "duration": 1.0},
     ]
-    examples, _ = read_manifest(write(tmp_path / "set.jsonl", "\n".join(map(json.dumps, rows))))
+    examples = read_manifest(write(tmp_path / "set.jsonl", "\n".join(map(json.dumps, rows))))
     for example, part in zip(examples, [slice(8_000, 24_000), slice(32_000, None), slice(None)], strict=True):
         np.testing.assert_array_equal(example.read(), waveform[part])
         assert np.abs(example.read(normalize=True)).max() == pytest.approx(0.95)
@@ -359,7 +360,7 @@ def test_any_text_survives_a_manifest(texts: list[str], line: str, tmp_path_fact
     write(folder / "set.jsonl", line.join(json.dumps(row, ensure_ascii=False) for row in rows))
     write_table(folder / "set.csv", rows or [{"audio": "", "text": ""}], line)
     for name in ("set.jsonl", *(["set.csv"] if rows else [])):
-        examples, _ = read_manifest(folder / name)
+        examples = read_manifest(folder / name)
         assert [example.text for example in examples] == [text.strip() for text in texts]
 
 
@@ -461,6 +462,24 @@ def test_another_seed_holds_out_others() -> None:
     assert all(len(each) == 20 for each in chosen) and chosen[0] != chosen[1] != chosen[2] != chosen[0]
 
 
+@given(speakers=st.lists(st.sampled_from(["a", "b", "c", "d", None]), min_size=3, max_size=60))
+def test_made_splits_hold_everything_once_and_keep_speakers_apart(speakers: list[str | None]) -> None:
+    examples = speech_set(speakers).examples
+    made = {split: sources.made_split("--data x", examples, split) for split in ("train", "validation", "test")}
+    assert all(made.values()), "none is empty"
+    assert sorted(example.where for each in made.values() for example in each) == sorted(e.where for e in examples)
+    if None not in speakers and len(set(speakers)) >= 3:
+        apart = [{example.speaker for example in each} for each in made.values()]
+        assert sum(map(len, apart)) == len(set(speakers)), "a speaker is in one split only"
+    else:
+        assert len(made["test"]) == len(made["validation"]) == max(1, len(examples) // 10)
+
+
+def test_two_entries_make_no_three_splits() -> None:
+    [fault] = faults_of(lambda: sources.made_split("--data x", speech_set(["a", "b"]).examples, "test"))
+    assert fault == "--data x: its only split holds 2 entries, too few to make test from them"
+
+
 def test_one_entry_cannot_be_split() -> None:
     [fault] = faults_of(lambda: sources.hold_out([speech_set(["a"])], 0))
     assert fault == "--data holds 1 entry; give --eval_data, or at least 2 entries to split"
@@ -496,3 +515,18 @@ def test_of_training_reads_replay_sets_last_and_holds_out_none_of_them(
     told = faults_of(lambda: sources.of_training(twice))
     assert [fault.split(":")[0] for fault in told] == ["--retain nowhere", "--replay"]
     assert "2 sets are called 'calm'" in told[1]
+
+
+def test_columns_of_manifests_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"recording": "a.wav", "audio": "b.wav", "text": "X", "said": "Hello."}) + "\n")
+    [example] = read_manifest(path, Columns("recording", "said"))
+    assert (example.audio_filepath, example.text) == (tmp_path / "a.wav", "Hello.")
+    with pytest.raises(InputError) as error:
+        read_manifest(path, Columns("sound", "words"))
+    assert error.value.faults == [
+        f"{path}: has no column {name!r}, which {option} asks for; it has audio, recording, said, text"
+        for name, option in [("sound", "--audio_column"), ("words", "--text_column")]
+    ]
+    [example] = read_manifest(path, Columns("sound", "words", required=False))
+    assert (example.audio_filepath, example.text) == (tmp_path / "b.wav", "X")

@@ -75,7 +75,7 @@ def run(*words: str | Path) -> int:
 
 
 def read(path: Path) -> list[Example]:
-    return sources.read_manifest(path)[0]
+    return sources.read_manifest(path)
 
 
 def test_a_split_set_is_the_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,7 @@ def test_subtitles_are_a_source(talk: Path) -> None:
         (44.0, 4.0, "Four, five.", None, (Segment(0, 2, "Four,"), Segment(2, 4, "five.")), "Three."),
     ]
     loaded = sources.load_set(sources.parse_spec(str(talk), "data"), talk.parent)
-    assert loaded.name == "talk" and loaded.unused_columns == ()
+    assert loaded.name == "talk"
     assert loaded.examples == [
         Example(
             *(f"talk.flac@{start:g}", talk.with_suffix(".flac"), text, f"{talk}, line {line}"),
@@ -242,7 +242,7 @@ def test_a_manifest_holds_all_that_subtitles_hold(talk: Path, tmp_path: Path) ->
         folder.mkdir(exist_ok=True)
         path = folder / "set.jsonl"
         path.write_text("".join(json.dumps(sources.manifest_row(each, folder)) + "\n" for each in examples))
-        again, _ = sources.read_manifest(path)
+        again = sources.read_manifest(path)
         assert [(each.audio_filepath.resolve(), each.segments, each.prompt, each.offset, each.duration, each.speaker)
                 for each in again] == [(each.audio_filepath.resolve(), each.segments, each.prompt, each.offset,
                 each.duration, each.speaker) for each in examples]  # fmt: skip

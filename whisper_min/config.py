@@ -52,7 +52,7 @@ class Config:
     with model.safetensors (OpenAI's or Hugging Face's names) or a CTranslate2 folder."""
     data: tuple[str, ...] = ()
     """Training sets, `[name=]source[:split]`: a manifest (.jsonl .csv .tsv), subtitles (.srt .vtt) beside a recording,
-    a folder, `librispeech:SUBSET` or `demo`.
+    a folder, `hub:USER/NAME:SPLIT` (a Hugging Face dataset), `librispeech:SUBSET` or `demo`.
     Without it: librispeech:train-clean-100."""
     eval_data: tuple[str, ...] = ()
     """Sets of the domain to evaluate on; the best checkpoint has their lowest mean word error rate.
@@ -63,6 +63,10 @@ class Config:
     """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (without
     a share a quarter; 0 only lends its audio to --ewc). Sets without text are labelled by the original. With it
     --method, --kl and --label_style default to what keeps most: lora, 4 and original."""
+    audio_column: str | None = None
+    """The column of --data and --eval_data that holds the audio. Without it: the usual names."""
+    text_column: str | None = None
+    """The column of --data and --eval_data that holds the text; other sets follow where they have it."""
     data_dir: Path = Path("~/.cache/whisper-min")
     """Where downloaded sets and the preflight's results are kept."""
 

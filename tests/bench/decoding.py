@@ -45,7 +45,7 @@ Transcribe = Callable[[Tensor], list[str]]
 
 def examples_of(args: argparse.Namespace) -> list[Example]:
     """The first clips of the set that Whisper's window holds."""
-    examples, _ = sources.read_manifest(common.manifest(args.set))
+    examples = sources.read_manifest(common.manifest(args.set))
     short = [each for each in examples if not decode.is_long(audio.info(each.audio_filepath).seconds)]
     if not 0 < args.clips <= len(short):
         raise InputError(f"--clips {args.clips}: {args.set} holds {len(short)} clips of at most 30 s")

@@ -55,7 +55,7 @@ Batches = list[list[Window]]
 
 def batches_of(context: str, steps: int, tokens: Tokens) -> Batches:
     """The batches of an epoch over the first `steps` × 8 clips of a seeded order, by train.py's own schedule."""
-    examples, _ = sources.read_manifest(common.manifest(SPEECH_SET))
+    examples = sources.read_manifest(common.manifest(SPEECH_SET))
     if steps * BATCH > len(examples):
         raise InputError(f"--steps {steps}: {SPEECH_SET} holds only {len(examples) // BATCH} batches of {BATCH}")
     style = resolve_style("auto", [example.text for example in examples])

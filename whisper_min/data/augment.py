@@ -24,7 +24,7 @@ from whisper_min import audio
 from whisper_min.audio import Waveform
 from whisper_min.config import Config
 from whisper_min.data import channels
-from whisper_min.data.sources import AUDIO_SUFFIXES
+from whisper_min.data.examples import AUDIO_SUFFIXES
 
 # Share of the clips that an effect is drawn for where none is given.
 DEFAULT_SHARE = 0.5

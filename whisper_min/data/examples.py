@@ -11,6 +11,25 @@ from whisper_min import audio
 
 # Whisper's timestamps count in steps of one audio position.
 TIMESTAMP_SECONDS = audio.SAMPLES_PER_POSITION / SAMPLE_RATE
+# What a set's columns are usually called; of several in a manifest's line the first that holds something counts.
+AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
+TEXT_COLUMNS = ("text", "sentence", "transcript")
+# Read from a manifest beside audio and text; other columns are left alone.
+KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id", "segments", "prompt")
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
+    *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that `--audio_column` and `--text_column` name."""
+
+    audio: str | None = None
+    text: str | None = None
+    required: bool = True
+    """Whether a set must have them, as the domain's must; others are read by the usual names where they do not."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +75,11 @@ class SpeechSet:
     name: str
     source: str
     examples: list[Example]
-    unused_columns: tuple[str, ...] = ()
-    """Columns that hold something and that nothing reads (said in the preflight)."""
     skipped: list[str] = field(default_factory=list)
     """Faults of entries that were left out under --skip_bad."""
 
+    notes: tuple[str, ...] = ()
+    """What its source has to say about it in the preflight."""
     held_out: bool = False
     """Whether it was split off --data for evaluation."""
     share: float = 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from whisper_min import audio
 from whisper_min.config import InputError
+from whisper_min.data.disk import check_room
 from whisper_min.data.examples import Example
 
 SUBSETS = (
@@ -47,13 +48,7 @@ def download(subset: str, data_dir: Path) -> None:
         if given.is_file():
             check_archive(given, url)
             given.replace(archive)
-        free = shutil.disk_usage(staging).free
-        needed = archive_bytes * (1 if archive.exists() else 2)
-        if free < needed:
-            raise InputError(
-                f"librispeech:{subset} needs about {needed / 1e9:.1f} GB in {data_dir}, which has {free / 1e9:.1f} GB "
-                "free; make room, or name another folder with --data_dir"
-            )
+        check_room(f"librispeech:{subset}", data_dir, archive_bytes * (1 if archive.exists() else 2))
         shutil.rmtree(staging / "LibriSpeech", ignore_errors=True)
         print(f"downloading LibriSpeech {subset} ({archive_bytes / 1e9:.1f} GB) to {data_dir}", file=sys.stderr)
         audio.torchaudio().datasets.LIBRISPEECH(staging, url=subset, download=True)

@@ -248,6 +248,7 @@ def _set_notes(checked: CheckedSet, cfg: Config, tokens: Tokens) -> Iterator[str
     """What is worth knowing about a set and stops nothing."""
     speech, name = checked.speech, f"{checked.role} {checked.speech.name}"
     count = len(speech.examples)
+    yield from (f"{name}: {note}" for note in speech.notes)
     rates = Counter(facts.sample_rate for facts in checked.facts if facts.sample_rate not in (0, SAMPLE_RATE))
     for rate, number in sorted(rates.items()):
         yield f"{name}: {number} of {count} files are at {rate} Hz and are resampled to {SAMPLE_RATE} Hz"
@@ -282,8 +283,6 @@ def _set_notes(checked: CheckedSet, cfg: Config, tokens: Tokens) -> Iterator[str
         )
     if checked.role in TRAINED:
         yield from _label_notes(checked, cfg, tokens)
-    if speech.unused_columns:
-        yield f"{name}: the columns {', '.join(speech.unused_columns)} are not used in training"
     if checked.self_label:
         yield f"{name}: the original model writes its labels when the training starts"
     elif checked.role in TRAINED:

@@ -14,22 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
-from whisper_min.data import librispeech, parts, subtitles
-from whisper_min.data.examples import TIMESTAMP_SECONDS, Example, Segment, SpeechSet
-
-AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
-TEXT_COLUMNS = ("text", "sentence", "transcript")
-# Read from a manifest beside audio and text; other columns are left alone.
-KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id", "segments", "prompt")
-# Columns that mean something to Whisper and that training does not use: said, so that nothing is lost in silence.
-UNUSED_COLUMNS: tuple[str, ...] = ()
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
-    *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
+from whisper_min.data import hub, librispeech, parts, subtitles
+from whisper_min.data.examples import (
+    AUDIO_COLUMNS,
+    AUDIO_SUFFIXES,
+    TEXT_COLUMNS,
+    TIMESTAMP_SECONDS,
+    Columns,
+    Example,
+    Segment,
+    SpeechSet,
 )
+
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 DEMO_FOLDER = Path(__file__).parent.parent / "demo"
 DEMO_SPLITS = ("train", "dev", "test", "general")
+# How the sources that are downloaded begin.
+DOWNLOADED = ("librispeech", "hub:")
+# Of the order in which made splits take speakers: fixed, so that a test set is the same for every training.
+MADE_SPLITS_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ def parse_spec(word: str, option: str) -> Spec:
     if not equals or "/" in name:
         name, source = "", rest
     split = None
-    if source.partition(":")[0] in ("demo", "librispeech", "hub"):
+    if source.partition(":")[0] in ("demo", "librispeech"):
         source, _, split = source.partition(":")
+    elif source.startswith("hub:"):
+        dataset, _, split = source.removeprefix("hub:").partition(":")
+        source = f"hub:{dataset}"
     if not name:
         path = Path(source)
         stem = path.stem if path.suffix else path.name
@@ -91,8 +97,11 @@ def _parse_share(word: str, option: str) -> tuple[str, float]:
     return rest, share
 
 
-def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechSet]:
+def load_sets(
+    words: Sequence[str], option: str, data_dir: Path, audio_column: str | None = None, text_column: str | None = None
+) -> list[SpeechSet]:
     """Read every set that an option names; InputError with the faults of all of them at once."""
+    columns = Columns(audio_column, text_column, required=option in ("data", "eval_data"))
     sets: list[SpeechSet] = []
     faults: list[str] = []
     shares: list[float] = []
@@ -100,7 +109,7 @@ def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechS
         try:
             spec = parse_spec(word, option)
             shares.append(spec.share)
-            sets.append(load_set(spec, data_dir))
+            sets.append(load_set(spec, data_dir, columns))
         except InputError as error:
             faults += error.faults
     if math.fsum(shares) >= 1:  # fsum: ten tenths are 1
@@ -126,7 +135,7 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
     loaded: dict[str, list[SpeechSet]] = {}
     for option in SET_OPTIONS:
         try:
-            loaded[option] = load_sets(getattr(cfg, option), option, cfg.data_dir)
+            loaded[option] = _load_option(cfg, option)
         except InputError as error:
             faults += error.faults
     names = [each.name for option in ("eval_data", "retain") for each in loaded.get(option, [])]
@@ -146,7 +155,7 @@ def of_evaluation(cfg: Config) -> list[tuple[str, SpeechSet]]:
     faults: list[str] = []
     for option, role in [("data", "evaluate"), ("retain", "retain")]:
         try:
-            loaded += [(role, each) for each in load_sets(getattr(cfg, option), option, cfg.data_dir)]
+            loaded += [(role, each) for each in _load_option(cfg, option)]
         except InputError as error:
             faults += error.faults
     names = [each.name for role, each in loaded if role == "evaluate"]
@@ -162,23 +171,31 @@ def of_evaluation(cfg: Config) -> list[tuple[str, SpeechSet]]:
     return loaded
 
 
-def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
+def _load_option(cfg: Config, option: str) -> list[SpeechSet]:
+    return load_sets(getattr(cfg, option), option, cfg.data_dir, cfg.audio_column, cfg.text_column)
+
+
+def load_set(spec: Spec, data_dir: Path, columns: Columns = Columns()) -> SpeechSet:  # noqa: B008  # it is frozen
     """Read one set's entries (no audio yet)."""
     path = Path(spec.source).expanduser()
-    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if spec.source == "demo":
         if (spec.split or "train") not in DEMO_SPLITS:
             raise InputError(f"{spec}: the shipped speech has the splits {', '.join(DEMO_SPLITS)}")
-        examples, _ = read_manifest(DEMO_FOLDER / f"{spec.split or 'train'}.jsonl")
+        examples = read_manifest(DEMO_FOLDER / f"{spec.split or 'train'}.jsonl")
     elif spec.source == "librispeech":
         examples = librispeech.load(spec.split or "train-clean-100", data_dir)
-    elif spec.source == "hub":
-        raise InputError(
-            f"{spec}: hub datasets are not supported yet; download the set, write a manifest "
-            '({"audio_filepath": …, "text": …} a line) and give its path'
-        )
+    elif spec.source.startswith("hub:"):
+        fetched = hub.fetch(str(spec), spec.source.removeprefix("hub:"), spec.split, data_dir, columns)
+        examples = read_manifest(fetched.manifest, fetched.columns)
+        if fetched.made_split:
+            everything, examples = examples, made_split(str(spec), examples, fetched.made_split)
+            notes = (
+                f"the set has only train: {len(examples)} of its {len(everything)} entries make up "
+                f"{fetched.made_split} ({spec.source} alone means all of them)",
+            )
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
-        examples, unused = read_manifest(path)
+        examples = read_manifest(path, columns)
     elif path.suffix.lower() in subtitles.SUFFIXES:
         examples = read_subtitles(path)
     elif path.is_dir():
@@ -188,33 +205,44 @@ def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
     else:
         raise InputError(
             f"{spec}: does not exist; give a manifest (.jsonl, .csv, .tsv), subtitles (.srt, .vtt), a folder of audio "
-            "with .txt or subtitles beside, librispeech:SUBSET or demo"
+            "with .txt or subtitles beside, hub:USER/NAME:SPLIT, librispeech:SUBSET or demo"
         )
     if not examples:
         raise InputError(f"{spec}: holds no entries")
-    return SpeechSet(spec.name, spec.source, examples, unused, share=spec.share)
+    return SpeechSet(spec.name, spec.source, examples, notes=notes, share=spec.share)
 
 
-def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
+def read_manifest(
+    path: Path,
+    columns: Columns = Columns(),  # noqa: B008  # it is frozen
+) -> list[Example]:
     """Read a JSONL, CSV or TSV manifest; paths in it are relative to its folder, as NeMo writes and reads them.
 
-    Returns the examples and those of `UNUSED_COLUMNS` that hold something. Raises InputError with all faulty lines.
+    Raises InputError with all faulty lines, or where a column asked for is in none of them.
     """
+    entries = list(_rows(path, _read_text(path)))
+    there = {column for _, row in entries if isinstance(row, dict) for column in row}
+    faults = [
+        f"{path}: has no column {name!r}, which {option} asks for; it has {', '.join(sorted(map(str, there)))}"
+        for option, name in [("--audio_column", columns.audio), ("--text_column", columns.text)]
+        if columns.required and name and name not in there and there
+    ]
+    audio_columns = (columns.audio,) if columns.audio in there else AUDIO_COLUMNS
+    text_columns = (columns.text,) if columns.text in there else TEXT_COLUMNS
+    if faults:
+        raise InputError(faults)
     examples: list[Example] = []
-    faults: list[str] = []
-    unused: set[str] = set()
     for where, row in _rows(path, _read_text(path)):
         if isinstance(row, str):
             faults.append(row)
             continue
         try:
-            examples.append(_example(path, where, row))
-            unused.update(column for column in UNUSED_COLUMNS if row.get(column))
+            examples.append(_example(path, where, row, audio_columns, text_columns))
         except ValueError as error:
             faults.append(f"{where}: {error}")
     if faults:
         raise InputError(faults)
-    return examples, tuple(sorted(unused))
+    return examples
 
 
 def _read_text(path: Path) -> str:
@@ -266,16 +294,18 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
         yield where, row if isinstance(row, dict) else f"{where}: not a JSON object; write {{…}} a line"
 
 
-def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
+def _example(
+    path: Path, where: str, row: dict[str, Any], audio_columns: Sequence[str], text_columns: Sequence[str]
+) -> Example:
     """One example from a manifest's row; ValueError says what is wrong with it."""
-    audio_column = next((column for column in AUDIO_COLUMNS if row.get(column)), None)
+    audio_column = next((column for column in audio_columns if row.get(column)), None)
     if audio_column is None:
-        raise ValueError(f"names no audio; add one of {', '.join(AUDIO_COLUMNS)}")
+        raise ValueError(f"names no audio; add one of {', '.join(audio_columns)}")
     if not isinstance(row[audio_column], str):
         raise ValueError(f"{audio_column} is not a path but {type(row[audio_column]).__name__}")
-    text_column = next((column for column in TEXT_COLUMNS if row.get(column) is not None), None)
+    text_column = next((column for column in text_columns if row.get(column) is not None), None)
     if text_column is None:
-        raise ValueError(f"has no text; add one of {', '.join(TEXT_COLUMNS)} (empty where there is no transcript)")
+        raise ValueError(f"has no text; add one of {', '.join(text_columns)} (empty where there is no transcript)")
     if not isinstance(row[text_column], str):
         raise ValueError(f"{text_column} is not text but {type(row[text_column]).__name__}")
     offset, duration = (_seconds(row, column) for column in ("offset", "duration"))
@@ -462,3 +492,14 @@ def hold_out(sets: Sequence[SpeechSet], seed: int) -> tuple[list[SpeechSet], Spe
     return [each for each in training if each.examples], SpeechSet(
         "held-out", "a tenth of --data", evaluation, held_out=True
     )
+
+
+def made_split(where: str, examples: Sequence[Example], split: str) -> list[Example]:
+    """One of the splits `train`, `validation` and `test` of a set that comes without: a tenth, a tenth and the rest.
+
+    Whole speakers where every one is known and there are enough. The three never overlap, and hold everything.
+    """
+    if len(examples) < 3:
+        raise InputError(f"{where}: its only split holds {len(examples)} entries, too few to make {split} from them")
+    drawn = parts.divide(examples, [max(1, len(examples) // 10)] * 2, MADE_SPLITS_SEED)
+    return dict(zip(("train", "test", "validation"), drawn, strict=True))[split]

@@ -65,7 +65,8 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     load, dims = _find_model(cfg, faults)
     # what cannot fit with the shortest context is said before anything is downloaded
     faults += memory.check_memory(dims, cfg, precision, device, audio.CONTEXT_SECONDS[0] * SAMPLE_RATE)
-    if faults and any(word.startswith("librispeech") for word in cfg.data):
+    words = [word.rpartition("=")[2] for option in config.SET_OPTIONS for word in getattr(cfg, option)]
+    if faults and any(word.startswith(sources.DOWNLOADED) for word in words):
         raise InputError(faults)
     report, tokens = preflight.Report(), Tokens(dims, cfg.language, cfg.task)
     with collecting():
