@@ -93,6 +93,11 @@ class Tokens:
         """The text of predicted tokens, special ones left out, as `whisper.decode` writes it."""
         return str(self.tokenizer.decode([token for token in tokens if token < self.end])).strip()
 
+    @property
+    def sample_limit(self) -> int:
+        """Tokens that a transcript has at most, as whisper writes it: half the text context, 224."""
+        return self.text_context // 2
+
     def fits(self, text: str) -> bool:
         """Whether the decoder can read the whole sequence: its inputs are one token shorter than the sequence."""
         return len(self.encode(text)) - 1 <= self.text_context
