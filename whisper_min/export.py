@@ -154,11 +154,10 @@ def verify(engine: Any, model: Whisper, out: Path, options: Options) -> str:
 
     fp16 is compared with the same weights rounded to fp16. int8 has no such twin: there the words may differ a little.
     """
-    language, task = spoken(options)
-    tokens = Tokens(model.dims, language, task)
+    tokens = Tokens(model.dims, *spoken(options))
     if options.precision == "fp16":
         model.load_state_dict({name: tensor.half().float() for name, tensor in model.state_dict().items()})
-    transcribe = engine.transcriber(out, language, task)
+    transcribe = engine.transcriber(out, tokens)
     (speech,) = sources.load_sets(["clean=demo:general"], "retain", Path())
     ours, theirs, differ, ties = [], [], [], 0
     examples = speech.examples[:VERIFIED_CLIPS]

@@ -139,13 +139,14 @@ def pairs(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+def transcriber(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
     """transformers' `generate` on what was written."""
     transformers = load_transformers()
     model = transformers.WhisperForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
     tokenizer = transformers.WhisperTokenizer.from_pretrained(out)
     extractor = transformers.WhisperFeatureExtractor.from_pretrained(out)
-    told = {"language": language, "task": task} if model.generation_config.is_multilingual else {}
+    spoken = tokens.tokenizer  # an English-only one has no language and no task, and generate takes none
+    told = {"language": spoken.language, "task": spoken.task} if spoken.language else {}
 
     def transcribe(waveform: Waveform) -> str:
         inputs = extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features

@@ -53,7 +53,7 @@ def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: s
             file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)) + encoded + values.tobytes())
 
 
-def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+def transcriber(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
     """whisper.cpp, through pywhispercpp, on what was written."""
     from pywhispercpp.model import Model
 
@@ -62,8 +62,8 @@ def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str
     def transcribe(waveform: Waveform) -> str:
         segments = model.transcribe(
             waveform,
-            language=language,
-            translate=task == "translate",
+            language=tokens.tokenizer.language or "en",
+            translate=tokens.tokenizer.task == "translate",
             greedy={"best_of": 1},
             temperature=0.0,
             temperature_inc=0.0,
