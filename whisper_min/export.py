@@ -29,7 +29,8 @@ from whisper_min.config import InputError
 from whisper_min.data import sources
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
-from whisper_min.scoring import decode
+from whisper_min.scoring import decode, wer
+from whisper_min.training import card
 
 ENGINES = {"openai": "openai", "hf": "huggingface", "ct2": "faster_whisper", "ggml": "whisper_cpp"}
 # Clips that are heard, of those shipped.
@@ -129,6 +130,8 @@ def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options)
     remove(beside)
     try:
         engine.write(model, origin.alignment_heads, beside, options.precision)
+        if beside.is_dir() and (text := card_of(options)) is not None:
+            (beside / "README.md").write_text(text, encoding="utf-8")
         for path in [beside, *beside.rglob("*")]:
             if path.is_file():
                 with open(path, "rb") as file:
@@ -139,6 +142,32 @@ def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options)
     finally:
         remove(beside)
     return seen
+
+
+def card_of(options: Options) -> str | None:
+    """The model card of what is exported: its results, precision and place; None for what is no run."""
+    run = Path(options.run)
+    checkpoint = runs.best_checkpoint(run) or runs.last_checkpoint(run)
+    if checkpoint is None or not runs.is_run(run):
+        return None
+    choice = runs.last_choice(run)
+    if options.interpolate is None and choice is not None and choice["chosen"]:
+        point = choice
+    else:
+        alpha = 1.0 if options.interpolate is None else options.interpolate
+        point = {"checkpoint": f"checkpoints/{checkpoint.name}", "alpha": alpha, "lines": options.lines}
+    cfg = config.load(run)
+    results, evaluated = card.point_results(run, point)
+    language, task = spoken(options)
+    normalizer, _ = wer.normalizer("en" if task == "translate" else language)
+    exported = f"Exported for {ENGINES[options.to]} in {options.precision}"
+    if point["alpha"] != 1:
+        depth = "" if point["lines"] is None else f", the first layers to {point['lines']:g} of that"
+        exported += f", at the point {point['alpha']:g} between the original (0) and the checkpoint (1){depth}"
+    if options.precision != "fp32":
+        exported += "; the figures are of the weights before they were rounded"
+    step = int(Path(point["checkpoint"]).name)
+    return card.model_card(cfg, step, results, evaluated, normalizer, f"{exported}.")
 
 
 def remove(path: Path) -> None:
