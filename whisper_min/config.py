@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import re
@@ -18,7 +19,10 @@ from whisper_min import runs
 # Options that take several sets; repeated flags add up.
 SET_OPTIONS = ("data", "eval_data", "retain", "replay")
 # Options that take several words.
-LIST_OPTIONS = (*SET_OPTIONS, "augment", "replay_augment")
+LIST_OPTIONS = (*SET_OPTIONS, "augment", "replay_augment", "report_to")
+
+# What `--report_to` mirrors to; the package, and the extra that brings it, are called the same.
+MIRRORS = ("tensorboard", "trackio", "wandb")
 
 # Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of
 # pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
@@ -175,6 +179,9 @@ class Config:
     patience: int = 0
     """Stop after so many evaluations without a better domain WER; 0 never stops early."""
 
+    report_to: tuple[str, ...] = ()
+    """Mirror metrics and samples to tensorboard, trackio or wandb, several separated by commas or spaces; each needs
+    the extra of its name. Without it: the run folder alone."""
     run: str | None = None
     """Name of the run folder. Without it: model, time and date."""
     runs_dir: Path = Path("runs")
@@ -270,7 +277,7 @@ def from_record(record: Any, where: str) -> Config:
     for field in dataclasses.fields(Config):
         if field.name in record:
             value = record[field.name]
-            if field.name in LIST_OPTIONS:
+            if isinstance(field.default, tuple):
                 if not isinstance(value, list):
                     raise InputError(f"{where}: {field.name!r} is not a list; the file is damaged")
                 value = tuple(value)
@@ -309,6 +316,7 @@ def to_record(cfg: Config) -> dict[str, Any]:
 def resolve(cfg: Config) -> Config:
     """Fill in what was left open and needs no model: the sets, the run's name, the data folder."""
     changes: dict[str, Any] = {"data_dir": cfg.data_dir.expanduser()}
+    changes["report_to"] = tuple(dict.fromkeys(",".join(cfg.report_to).replace(",", " ").split()))
     if not cfg.data:
         changes["data"] = ("librispeech:train-clean-100",)
     # what is shipped is English, and too little to hold a budget on
@@ -362,7 +370,19 @@ def check(cfg: Config) -> list[str]:
             f"--task translate: {cfg.model} only transcribes; use the multilingual --model "
             f"{cfg.model.removesuffix('.en')}"
         )
+    faults += check_mirrors(cfg)
     faults += check_run_folder(cfg)
+    return faults
+
+
+def check_mirrors(cfg: Config) -> list[str]:
+    """Faults of `--report_to`: names that are none, packages that are not installed."""
+    faults = []
+    for name in cfg.report_to:
+        if name not in MIRRORS:
+            faults.append(f"--report_to {name}: unknown; known are {', '.join(MIRRORS)}")
+        elif importlib.util.find_spec(name) is None:
+            faults.append(f"--report_to {name}: is not installed; pip install 'whisper-min[{name}]'")
     return faults
 
 

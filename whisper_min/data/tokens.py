@@ -143,11 +143,16 @@ class Tokens:
     @property
     def longest_prompt(self) -> int:
         """Tokens of a prompt that are read (whisper/decoding.py, _get_initial_tokens)."""
-        return self.text_context // 2 - 1
+        return self.sample_limit - 1
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of predicted tokens, special ones left out, as `whisper.decode` writes it."""
         return str(self.tokenizer.decode([token for token in tokens if token < self.end])).strip()
+
+    @property
+    def sample_limit(self) -> int:
+        """Tokens that a transcript has at most, as whisper writes it: half the text context, 224."""
+        return self.text_context // 2
 
     def fits(self, text: str, segments: tuple[Segment, ...] = ()) -> bool:
         """Whether the decoder can read the whole sequence: its inputs are one token shorter than the sequence."""
