@@ -40,22 +40,20 @@ PACKAGES = ("torch", "openai-whisper", "transformers", "ctranslate2", "faster-wh
 
 def examples_of(data: str, clips: int) -> list[Example]:
     """The first clips of a manifest, or of a speech set by its name, that Whisper's window holds."""
-    examples, faults = sources.read_manifest(Path(data) if Path(data).is_file() else common.manifest(data))
-    if faults:
-        raise InputError(faults)
+    examples = sources.read_manifest(Path(data) if Path(data).is_file() else common.manifest(data))
     short = [each for each in examples if not decode.is_long(audio.info(each.audio_filepath).seconds)]
     if not 0 < clips <= len(short):
         raise InputError(f"--clips {clips}: {data} holds {len(short)} clips of at most 30 s")
     return short[:clips]
 
 
-def run_arm(options: Options, examples: list[Example]) -> list[Pair]:
-    """Export aside, and hear the clips."""
+def run_arm(options: Options, examples: list[Example], known: dict[str, decode.Hypothesis]) -> list[Pair]:
+    """Export aside, and hear the clips; what the weights themselves write is in `known`, or added to it."""
     engine: Any = importlib.import_module(f"whisper_min.engines.{export.ENGINES[options.to]}")
     export.check(options, engine)
     model, origin = export.load(options)
     export.write(engine, model, origin, options)
-    return export.hear(engine, model, options.out, options, examples)
+    return export.hear(engine, model, options.out, options, examples, known)
 
 
 def record(pairs: list[Pair]) -> dict[str, Any]:
@@ -86,12 +84,14 @@ def main() -> int:
     args = parser.parse_args()
     try:
         examples, found, mismatches = examples_of(args.data, args.clips), {}, []
+        ours: dict[str, dict[str, decode.Hypothesis]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for arm in args.arms:
                 to, precision = ARMS[arm]
                 out = Path(folder) / arm.replace(" ", "-")
                 options = Options(args.run, out, to, precision, language=args.language, verify=False)
-                pairs = run_arm(options, examples)
+                # int8 is compared with the weights that were rounded
+                pairs = run_arm(options, examples, ours.setdefault("fp16" if precision == "fp16" else "fp32", {}))
                 found[arm] = record(pairs)
                 mismatches += [
                     f"{arm}, {pair.id}, {'a tie, ' if pair.is_tie else ''}{pair.lead:.2g} logits: "
