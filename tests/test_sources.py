@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from whisper_min.config import REPLAY_SHARE, Config, InputError
 from whisper_min.data import sources
 from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.rows import AUDIO_COLUMNS, TEXT_COLUMNS
 from whisper_min.data.sources import Spec, parse_spec, read_folder, read_manifest
 
 WINDOWS_LINE = st.sampled_from(["\n", "\r\n"])
@@ -211,8 +212,8 @@ def test_jsonl_csv_and_tsv_say_the_same(suffix: str, line: str, bom: str, tmp_pa
     ]
 
 
-@pytest.mark.parametrize("audio_column", sources.AUDIO_COLUMNS)
-@pytest.mark.parametrize("text_column", sources.TEXT_COLUMNS)
+@pytest.mark.parametrize("audio_column", AUDIO_COLUMNS)
+@pytest.mark.parametrize("text_column", TEXT_COLUMNS)
 def test_columns_go_by_several_names(audio_column: str, text_column: str, tmp_path: Path) -> None:
     row = {audio_column: "a.wav", text_column: "  Hello. ", "prompt": "Names:", "segments": [], "mine": 1}
     examples, unused = read_manifest(write(tmp_path / "set.jsonl", json.dumps(row)))

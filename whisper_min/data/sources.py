@@ -13,20 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
-from whisper_min.data import librispeech
+from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError, is_tar, streams
+from whisper_min.data import librispeech, shards
 from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.rows import AUDIO_SUFFIXES, read_row
 
-AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
-TEXT_COLUMNS = ("text", "sentence", "transcript")
-# Read from a manifest beside audio and text; other columns are left alone.
-KNOWN_COLUMNS = ("duration", "offset", "speaker", "language", "id")
 # Columns that mean something to Whisper and that training does not use yet: said, so that nothing is lost in silence.
 UNUSED_COLUMNS = ("prompt", "segments")
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),  # through soundfile
-    *(".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".g722", ".3gp"),  # through ffmpeg
-)
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 DEMO_FOLDER = Path(__file__).parent.parent / "demo"
 DEMO_SPLITS = ("train", "dev", "test", "general")
@@ -44,13 +37,13 @@ class Spec:
     """Of every step's clips; above 0 under --replay alone."""
 
     def __str__(self) -> str:
-        return f"--{self.option} {self.source}" + (f":{self.split}" if self.split else "")
+        return (f"--{self.option} " if self.option else "") + self.source + (f":{self.split}" if self.split else "")
 
 
 def parse_spec(word: str, option: str) -> Spec:
     """Take `[name=]source[:split][@share]` apart; InputError for a share that is none or not under --replay.
 
-    The name falls back to the file's stem, or its folder's for `manifest`.
+    The name falls back to the file's stem, or its folder's for `manifest` and for numbered tars.
     """
     rest, share = _parse_share(word, option)
     name, equals, source = rest.partition("=")
@@ -63,13 +56,14 @@ def parse_spec(word: str, option: str) -> Spec:
         path = Path(source)
         stem = path.stem if path.suffix else path.name
         name = split or (path.resolve().parent.name if stem == "manifest" else stem)
+        name = shards.set_name(source) if is_tar(source) else name
     return Spec(re.sub(r"[^\w.-]+", "-", name), source, split or None, option, share)
 
 
 def _parse_share(word: str, option: str) -> tuple[str, float]:
     """(word without its share, share). What follows the last `@` is a share unless it looks like a path's end."""
     rest, at, last = word.rpartition("@")
-    is_path = not at or "/" in last or last.lower().endswith(MANIFEST_SUFFIXES)
+    is_path = not at or "/" in last or last.lower().endswith((*MANIFEST_SUFFIXES, ".tar"))
     try:
         share = float(last)
     except ValueError:
@@ -91,16 +85,19 @@ def _parse_share(word: str, option: str) -> tuple[str, float]:
     return rest, share
 
 
-def load_sets(words: Sequence[str], option: str, data_dir: Path) -> list[SpeechSet]:
-    """Read every set that an option names; InputError with the faults of all of them at once."""
+def load_sets(words: Sequence[str], option: str, data_dir: Path, stream: bool = False) -> list[SpeechSet]:
+    """Read every set that an option names; InputError with the faults of all of them at once.
+
+    `stream` only names the tars, for a training that goes through them again and again.
+    """
     sets: list[SpeechSet] = []
     faults: list[str] = []
     shares: list[float] = []
-    for word in words:
+    for word in shards.join(words):
         try:
             spec = parse_spec(word, option)
             shares.append(spec.share)
-            sets.append(load_set(spec, data_dir))
+            sets.append(load_set(spec, data_dir, stream))
         except InputError as error:
             faults += error.faults
     if math.fsum(shares) >= 1:  # fsum: ten tenths are 1
@@ -126,7 +123,7 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
     loaded: dict[str, list[SpeechSet]] = {}
     for option in SET_OPTIONS:
         try:
-            loaded[option] = load_sets(getattr(cfg, option), option, cfg.data_dir)
+            loaded[option] = load_sets(getattr(cfg, option), option, cfg.data_dir, stream=option == "data")
         except InputError as error:
             faults += error.faults
     names = [each.name for option in ("eval_data", "retain") for each in loaded.get(option, [])]
@@ -134,7 +131,7 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
         faults.append(f"--eval_data and --retain both hold a set called {name!r}; name one of them, as in other=SOURCE")
     if faults:
         raise InputError(faults)
-    if not cfg.eval_data:
+    if not cfg.eval_data and not streams(cfg):
         loaded["data"], held_out = hold_out(loaded["data"], cfg.seed)
         loaded["eval_data"] = [held_out]
     return [(option, each) for option, sets in loaded.items() for each in sets]
@@ -162,8 +159,10 @@ def of_evaluation(cfg: Config) -> list[tuple[str, SpeechSet]]:
     return loaded
 
 
-def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
-    """Read one set's entries (no audio yet)."""
+def load_set(spec: Spec, data_dir: Path, stream: bool = False) -> SpeechSet:
+    """Read one set's entries (no audio yet); of tars that are to be streamed only the names."""
+    if is_tar(spec.source):
+        return read_shards(spec, stream)
     path = Path(spec.source).expanduser()
     unused: tuple[str, ...] = ()
     if spec.source == "demo":
@@ -186,7 +185,7 @@ def load_set(spec: Spec, data_dir: Path) -> SpeechSet:
     else:
         raise InputError(
             f"{spec}: does not exist; give a manifest (.jsonl, .csv, .tsv), a folder of audio with .txt beside, "
-            "librispeech:SUBSET or demo"
+            "tars (shards/{000..127}.tar), librispeech:SUBSET or demo"
         )
     if not examples:
         raise InputError(f"{spec}: holds no entries")
@@ -217,7 +216,7 @@ def read_manifest(path: Path) -> tuple[list[Example], tuple[str, ...]]:
             faults.append(row)
             continue
         try:
-            examples.append(_example(path, where, row))
+            examples.append(read_row(path, where, row))
             unused.update(column for column in UNUSED_COLUMNS if row.get(column))
         except ValueError as error:
             faults.append(f"{where}: {error}")
@@ -260,44 +259,25 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
         yield where, row if isinstance(row, dict) else f"{where}: not a JSON object; write {{…}} a line"
 
 
-def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
-    """One example from a manifest's row; ValueError says what is wrong with it."""
-    audio_column = next((column for column in AUDIO_COLUMNS if row.get(column)), None)
-    if audio_column is None:
-        raise ValueError(f"names no audio; add one of {', '.join(AUDIO_COLUMNS)}")
-    if not isinstance(row[audio_column], str):
-        raise ValueError(f"{audio_column} is not a path but {type(row[audio_column]).__name__}")
-    text_column = next((column for column in TEXT_COLUMNS if row.get(column) is not None), None)
-    if text_column is None:
-        raise ValueError(f"has no text; add one of {', '.join(TEXT_COLUMNS)} (empty where there is no transcript)")
-    if not isinstance(row[text_column], str):
-        raise ValueError(f"{text_column} is not text but {type(row[text_column]).__name__}")
-    offset, duration = (_seconds(row, column) for column in ("offset", "duration"))
-    if duration == 0:
-        raise ValueError("duration is 0; remove the entry")
-    audio_filepath = Path(row[audio_column])
-    return Example(
-        id=str(row.get("id") or (row[audio_column] if offset is None else f"{row[audio_column]}@{offset:g}")),
-        audio_filepath=path.parent / audio_filepath,
-        text=row[text_column].strip(),
-        where=where,
-        offset=offset,
-        duration=duration,
-        speaker=str(row["speaker"]) if row.get("speaker") not in (None, "") else None,
-        language=str(row["language"]) if row.get("language") else None,
-    )
-
-
-def _seconds(row: dict[str, Any], column: str) -> float | None:
-    if row.get(column) in (None, ""):
-        return None
-    try:
-        value = float(row[column])
-    except (TypeError, ValueError):
-        raise ValueError(f"{column} {row[column]!r} is not a number of seconds") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{column} {row[column]} is not a number of seconds from 0 up")
-    return value
+def read_shards(spec: Spec, stream: bool) -> SpeechSet:
+    """The entries of tars, with their faults for the preflight; of a stream the names of its tars alone."""
+    names = shards.expand(spec.source)
+    if not names:
+        raise InputError(f"{spec}: no file has such a name")
+    shards.check_there(names)
+    if stream:
+        return SpeechSet(spec.name, spec.source, [], shards=tuple(names))
+    examples: list[Example] = []
+    faults: list[str] = []
+    for name in names:
+        try:
+            for entry in shards.entries(name):
+                examples.append(entry) if isinstance(entry, Example) else faults.append(entry)
+        except shards.ShardError as error:
+            faults.append(str(error))
+    if not examples:
+        raise InputError(faults or f"{spec}: holds no entries")
+    return SpeechSet(spec.name, spec.source, examples, faults=tuple(faults), share=spec.share)
 
 
 def read_folder(folder: Path) -> list[Example]:

@@ -95,7 +95,8 @@ class Tokens:
 
     def fits(self, text: str) -> bool:
         """Whether the decoder can read the whole sequence: its inputs are one token shorter than the sequence."""
-        return len(self.encode(text)) - 1 <= self.text_context
+        most = len(self.prefix) + len(f" {text.strip()}".encode("utf-8", "surrogatepass"))  # a token is a byte or more
+        return most <= self.text_context or len(self.encode(text)) - 1 <= self.text_context
 
     def teacher_forcing(self, texts: Sequence[str]) -> Targets:
         """Shifted inputs and targets of a batch, trimmed to its longest text: (B, T) each."""
