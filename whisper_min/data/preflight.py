@@ -210,9 +210,9 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             totals, found = survey(speech, style, cfg, tokens, console, report)
             totals = replace(totals.with_lengths([known[index].seconds for index in keep]), left_out=unused)
             faults = list(dict.fromkeys(found + faults))
-            if not totals.entries and not faults:
+            if not (totals.entries or faults):
                 faults = [f"--{role} {speech.source}: holds no entries"]
-        if role in ("data", "eval_data") and not speech.has_text and not speech.held_out:
+        if role in ("data", "eval_data") and speech.examples and not speech.has_text and not speech.held_out:
             faults = [f"--{role} {speech.source}: has no transcripts; only --retain and --replay take sets without"]
             report.faults += faults
         elif faults and cfg.skip_bad and keep and (totals is None or totals.entries):

@@ -11,6 +11,7 @@ import glob
 import itertools
 import json
 import os
+import posixpath
 import re
 import shutil
 import tarfile
@@ -181,18 +182,18 @@ class File:
     @property
     def key(self) -> str:
         """What the files of a sample share."""
-        path = PurePosixPath(self.name)
-        return str(path.with_name(path.name.split(".")[0]))
+        folder, slash, name = self.name.rpartition("/")
+        return folder + slash + name.partition(".")[0]
 
     @property
     def kind(self) -> str:
         """What follows the key, in lower case: `flac`, `txt`, `json`."""
-        return PurePosixPath(self.name).name.partition(".")[2].lower()
+        return posixpath.basename(self.name).partition(".")[2].lower()
 
     @property
     def is_audio(self) -> bool:
         """Whether its name ends as a recording's."""
-        return PurePosixPath(self.name).suffix.lower() in AUDIO_SUFFIXES
+        return self.name.lower().endswith(AUDIO_SUFFIXES)
 
 
 def entries(shard: str) -> Iterator[Example | str]:
@@ -204,7 +205,7 @@ def entries(shard: str) -> Iterator[Example | str]:
     Raises
     ------
     ShardError
-        where the tar is damaged, once all before that place has been given
+        where the tar is damaged, once all samples before the one that this hits have been given
     """
     fetched = fetch(shard) if _is_remote(shard) else None
     path = fetched.path if fetched else Path(shard)
@@ -226,7 +227,7 @@ def _example(shard: str, path: Path, key: str, files: list[File], where: str, fe
         raise ValueError("; ".join(faults))
     recordings = [file for file in files if file.is_audio]
     if len(recordings) != 1:
-        names = ", ".join(PurePosixPath(file.name).name for file in files)
+        names = ", ".join(posixpath.basename(file.name) for file in files)
         what = f"{len(recordings)} recordings" if recordings else "no audio (.flac, .wav, .mp3, …)"
         raise ValueError(f"has {what}: {names}; give it one")
     row: dict[str, Any] = {}
@@ -236,7 +237,8 @@ def _example(shard: str, path: Path, key: str, files: list[File], where: str, fe
     for file in files:
         if file.kind == "txt":
             row = {**row, "text": _text(file)}
-    row = {**row, AUDIO_COLUMNS[0]: recordings[0].name, "id": row.get("id") or f"{PurePosixPath(shard).stem}/{key}"}
+    stem = posixpath.basename(shard.partition("?")[0]).removesuffix(".tar")
+    row = {**row, AUDIO_COLUMNS[0]: recordings[0].name, "id": row.get("id") or f"{stem}/{key}"}
     member = Member(recordings[0].name, recordings[0].start, recordings[0].size, fetched)
     return replace(read_row(path, where, row), audio_filepath=path, member=member)
 
@@ -299,14 +301,14 @@ def _files(shard: str, path: Path) -> Iterator[File]:
 
 
 def _counts(header: tarfile.TarInfo) -> bool:
-    return not header.isdir() and not PurePosixPath(header.name).name.startswith(".")
+    return not header.isdir() and not posixpath.basename(header.name).startswith(".")
 
 
 def _file(tar: tarfile.TarFile, header: tarfile.TarInfo) -> File:
     """One file, its content read where it is a transcript."""
-    path, fault = PurePosixPath(header.name), None
-    is_text, content = path.suffix.lower() in (".txt", ".json"), b""
-    if path.is_absolute() or ".." in path.parts:
+    fault, content = None, b""
+    is_text = header.name.lower().endswith((".txt", ".json"))
+    if header.name.startswith("/") or ".." in header.name.split("/"):
         fault = "leads out of its folder; write the tar again with relative names"
     elif not header.isreg() or header.issparse():
         fault = "is no plain file but a link, a device or sparse; write the tar again with the files themselves"
@@ -315,8 +317,9 @@ def _file(tar: tarfile.TarFile, header: tarfile.TarInfo) -> File:
     elif is_text and header.size > LARGEST_TEXT:
         fault = f"has {header.size:,} bytes; no transcript is that long"
     elif is_text:
-        stream = tar.extractfile(header)
-        content = stream.read() if stream else b""
+        opened: Any = tar.fileobj  # extractfile's objects would wait for the garbage collector
+        opened.seek(header.offset_data)
+        content = opened.read(header.size)
     name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return File(name, header.offset_data, header.size, content, fault)
 
@@ -331,5 +334,5 @@ def _fault_of_end(tar: tarfile.TarFile) -> str | None:
     while block:
         if block.strip(b"\0"):
             return "what follows is no header"
-        block = file.read(1 << 20)
+        block = file.read(1 << 16)
     return None
