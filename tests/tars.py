@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+import pytest
 import soundfile
 from conftest import babble, hash_of
 
@@ -54,3 +58,21 @@ def hollow_tar(path: Path, entries: int, seconds: float = 4.0, first: int = 0) -
         row = {"text": f"Sentence number {index}.", "duration": seconds + index % 20}
         files += [(f"{index:08d}.flac", b"fLaC" * 4), (f"{index:08d}.json", json.dumps(row).encode())]
     return write_tar(path, files)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which a server has it."""
+    pytest.importorskip("aiohttp")
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *parts: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import gc
-import http.server
 import io
 import json
 import tarfile
-import threading
 import tracemalloc
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from tars import hollow_tar, recording, write_tar
+from tars import hollow_tar, recording, served, write_tar  # noqa: F401
 
 from whisper_min import audio
 from whisper_min.config import InputError, is_tar
@@ -307,25 +303,7 @@ def test_memory_does_not_grow_with_the_tar(tmp_path: Path) -> None:
 # ---- Remote.
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address at which a server has it."""
-    pytest.importorskip("aiohttp")
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *parts: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_remote_tar_is_on_the_disk_as_long_as_an_entry_of_it_is_known(served: tuple[Path, str]) -> None:
+def test_a_remote_tar_is_on_the_disk_as_long_as_an_entry_of_it_is_known(served: tuple[Path, str]) -> None:  # noqa: F811
     folder, address = served
     five(folder / "a.tar")
     examples, faults = read(f"{address}/a.tar")
@@ -340,7 +318,7 @@ def test_a_remote_tar_is_on_the_disk_as_long_as_an_entry_of_it_is_known(served: 
     assert not copy.exists()
 
 
-def test_a_remote_tar_that_is_not_there_says_so(served: tuple[Path, str]) -> None:
+def test_a_remote_tar_that_is_not_there_says_so(served: tuple[Path, str]) -> None:  # noqa: F811
     _, address = served
     count, told = damaged(f"{address}/none.tar")  # type: ignore[arg-type]
     assert count == 0 and told.startswith(f"{address}/none.tar: cannot be fetched (")

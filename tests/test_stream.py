@@ -9,6 +9,7 @@ import json
 import random
 import re
 import shutil
+import tempfile
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import pytest
 from conftest import babble  # noqa: F401
 from quick_model import ending_whisper, one_thread, same_weights, save_openai, write_set  # noqa: F401
 from rich.console import Console
-from tars import hollow_tar, recording, write_shards, write_tar
+from tars import hollow_tar, recording, served, write_shards, write_tar  # noqa: F401
 from whisper import ModelDimensions
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
@@ -251,7 +252,7 @@ def test_every_fault_of_every_shard_is_said_at_once(tmp_path: Path) -> None:
     report = check(tmp_path, f"{tmp_path}/{{0..1}}.tar", skip_bad=True)
     assert not report.faults and len(report.skipped) >= 5
     [checked] = report.role("data")
-    assert any("1 tars are damaged" in note for note in report.notes)
+    assert any("damaged tars, read as far as that goes: 1 of 2" in note for note in report.notes)
     cfg = Config(skip_bad=True, batch_size=8)
     assert ids(epoch_of(Stream([checked], cfg, TOKENS), 0)) == ["0/a"]
 
@@ -296,6 +297,27 @@ def test_other_options_read_tars_whole(tmp_path: Path) -> None:
         cfg = Config(data_dir=tmp_path / "cache", skip_bad=skip_bad)
         report = preflight.run([("replay", speech)], cfg, TOKENS, Console(file=io.StringIO()))
         assert (report.skipped if skip_bad else report.faults) == [fault]
+
+
+def test_remote_tars_are_checked_streamed_and_removed(
+    tmp_path: Path,
+    served: tuple[Path, str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, address = served
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    write_shards(folder, TEXTS, LENGTHS, 4)
+    report = check(tmp_path, f"{address}/{{000..002}}.tar")
+    assert not report.faults and report.role("data")[0].entries == 12
+    order = Stream(report.role("data"), Config(batch_size=2), TOKENS, buffer=3)
+    assert len(list(temporary.iterdir())) == preflight.SAMPLED_REMOTE_SHARDS, "those of the sample"
+    for windows in epoch_of(order, 0):
+        assert batches.collate(windows, TOKENS, 80, Config()).mel.shape[0] == len(windows)
+    del report, order, windows
+    gc.collect()
+    assert not list(temporary.iterdir())
 
 
 # ---- A training.

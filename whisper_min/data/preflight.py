@@ -43,8 +43,8 @@ PLAUSIBLE_SPEED = (2.0, 30.0)
 DURATION_TOLERANCE = 0.5
 # Roles whose clips a model is trained on.
 TRAINED = ("data", "replay")
-# Tars that a stream's decoded sample is taken from, at most.
-SAMPLED_SHARDS = 100
+# Tars that a stream's decoded sample is taken from, at most; remote ones stay on the disk as long as the sample.
+SAMPLED_SHARDS, SAMPLED_REMOTE_SHARDS = 100, 2
 # Faults of one tar that are kept; the rest is counted.
 FAULTS_OF_A_SHARD = 100
 # Faults printed in full; the rest is counted.
@@ -246,9 +246,10 @@ def stream_faults(
 
 
 def sample_shards(names: Sequence[str], seed: int) -> list[Example]:
-    """A seeded sample of a stream's entries to decode: a few of each of `SAMPLED_SHARDS` tars."""
+    """A seeded sample of a stream's entries to decode: a few of each of at most `SAMPLED_SHARDS` tars."""
     generator = random.Random(seed)
-    chosen = sorted(generator.sample(range(len(names)), min(SAMPLED_SHARDS, len(names))))
+    most = SAMPLED_REMOTE_SHARDS if any(map(shards.is_remote, names)) else SAMPLED_SHARDS
+    chosen = sorted(generator.sample(range(len(names)), min(most, len(names))))
     sample: list[Example] = []
     for place, shard in enumerate(chosen):
         wanted = math.ceil((DECODED_SAMPLE - len(sample)) / (len(chosen) - place))
@@ -405,7 +406,7 @@ def _set_notes(checked: CheckedSet, cfg: Config) -> Iterator[str]:
                 "the lengths again; python -m whisper_min.data pack writes them"
             )
         if checked.totals.damaged:
-            yield f"{name}: {checked.totals.damaged} tars are damaged, and are read as far as that goes"
+            yield f"{name}: damaged tars, read as far as that goes: {checked.totals.damaged} of {len(speech.shards)}"
     rates = Counter(facts.sample_rate for facts in checked.facts if facts.sample_rate not in (0, SAMPLE_RATE))
     for rate, number in sorted(rates.items()):
         yield f"{name}: {number} of {count} files are at {rate} Hz and are resampled to {SAMPLE_RATE} Hz"

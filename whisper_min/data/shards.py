@@ -99,9 +99,11 @@ def set_name(source: str) -> str:
 def check_there(names: Sequence[str]) -> None:
     """InputError for local tars that are not there, and for remote ones that nothing here can fetch."""
     faults = [
-        f"{name}: does not exist; correct the path" for name in names if not _is_remote(name) and not _is_file(name)
+        f"{name}: does not exist; correct the path"
+        for name in names
+        if not is_remote(name) and not os.path.isfile(name)
     ]
-    for scheme in sorted({name.partition("://")[0] for name in names if _is_remote(name)}):
+    for scheme in sorted({name.partition("://")[0] for name in names if is_remote(name)}):
         try:
             import fsspec
 
@@ -117,12 +119,9 @@ def check_there(names: Sequence[str]) -> None:
         raise InputError(faults)
 
 
-def _is_remote(name: str) -> bool:
+def is_remote(name: str) -> bool:
+    """Whether a tar is to be fetched first."""
     return "://" in name
-
-
-def _is_file(name: str) -> bool:
-    return os.path.isfile(name)
 
 
 # ---- A tar on this machine.
@@ -153,7 +152,7 @@ def fetch(url: str) -> Fetched:
 def version_key(shard: str) -> str:
     """What tells this content of a shard from any other without reading it; empty where that cannot be told."""
     try:
-        if not _is_remote(shard):
+        if not is_remote(shard):
             stat = os.stat(shard)
             return json.dumps([os.path.realpath(shard), stat.st_size, stat.st_mtime_ns])
         import fsspec
@@ -207,7 +206,7 @@ def entries(shard: str) -> Iterator[Example | str]:
     ShardError
         where the tar is damaged, once all samples before the one that this hits have been given
     """
-    fetched = fetch(shard) if _is_remote(shard) else None
+    fetched = fetch(shard) if is_remote(shard) else None
     path = fetched.path if fetched else Path(shard)
     seen: set[str] = set()
     for key, files in itertools.groupby(_files(shard, path), lambda file: file.key):
