@@ -56,8 +56,8 @@ class Config:
     with model.safetensors (OpenAI's or Hugging Face's names) or a CTranslate2 folder."""
     data: tuple[str, ...] = ()
     """Training sets, `[name=]source[:split]`: a manifest (.jsonl .csv .tsv), subtitles (.srt .vtt) beside a recording,
-    a folder, `hub:USER/NAME:SPLIT` (a Hugging Face dataset), `librispeech:SUBSET` or `demo`.
-    Without it: librispeech:train-clean-100."""
+    a folder, WebDataset tars (`shards/{000..127}.tar`, streamed), `hub:USER/NAME:SPLIT` (a Hugging Face dataset),
+    `librispeech:SUBSET` or `demo`. Without it: librispeech:train-clean-100."""
     eval_data: tuple[str, ...] = ()
     """Sets of the domain to evaluate on; the best checkpoint has their lowest mean word error rate.
     Without it: a tenth of --data is held out, by speaker where known."""
@@ -76,8 +76,8 @@ class Config:
 
     label_style: Literal["auto", "keep", "lower", "sentence", "original"] = "auto"
     """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced; with
-    --replay `original`: case and punctuation from the original model's transcript where its words are the reference's.
-    """
+    --replay (and without tars in --data) `original`: case and punctuation from the original model's transcript where
+    its words are the reference's."""
     self_label: bool = False
     """Label all --replay sets by the original model, also those that have text; loops and unsure ones are left out."""
     language: str = "en"
@@ -287,6 +287,16 @@ def from_record(record: Any, where: str) -> Config:
     return Config(**values)
 
 
+def is_tar(word: str) -> bool:
+    """Whether a set's word names tars: its path ends so, before a URL's query and a share."""
+    return re.search(r"\.tar(\?[^/]*)?(@[^/@]*)?$", word) is not None
+
+
+def streams(cfg: Config) -> bool:
+    """Whether --data holds tars, which a training goes through without ever holding all their entries."""
+    return any(map(is_tar, cfg.data))
+
+
 def base_fingerprint(run: Path | None) -> str:
     """The fingerprint of the weights that a run started from."""
     record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
@@ -327,7 +337,7 @@ def resolve(cfg: Config) -> Config:
         changes["method"] = REPLAY_METHOD if replays and not cfg.freeze_encoder else "full"
     if cfg.kl is None:
         changes["kl"] = REPLAY_KL if replays else 0.0
-    if cfg.label_style == "auto" and replays:
+    if cfg.label_style == "auto" and replays and not streams(cfg):
         changes["label_style"] = REPLAY_LABEL_STYLE
     if cfg.run is None:
         stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"
@@ -371,6 +381,12 @@ def check(cfg: Config) -> list[str]:
             f"{cfg.model.removesuffix('.en')}"
         )
     faults += check_mirrors(cfg)
+    if streams(cfg) and not cfg.eval_data:
+        faults.append("--data: tars are streamed, so that no tenth of them can be held out; give --eval_data SET")
+    if streams(cfg) and cfg.label_style == "original":
+        faults.append(
+            "--label_style original: the original would have to hear a whole stream of tars first; give sentence"
+        )
     faults += check_run_folder(cfg)
     return faults
 

@@ -156,7 +156,9 @@ class Tokens:
 
     def fits(self, text: str, segments: tuple[Segment, ...] = ()) -> bool:
         """Whether the decoder can read the whole sequence: its inputs are one token shorter than the sequence."""
-        return len(self.sequence(Label(text, segments))[0]) - 1 <= self.text_context
+        # a token is a byte or more
+        most = len(self.prefix) + len(f" {text.strip()}".encode("utf-8", "surrogatepass")) + 4 * len(segments)
+        return most <= self.text_context or len(self.sequence(Label(text, segments))[0]) - 1 <= self.text_context
 
     def teacher_forcing(self, labels: Sequence[Label | str]) -> Targets:
         """Shifted inputs and targets of a batch, trimmed to its longest sequence: (B, T) each."""
