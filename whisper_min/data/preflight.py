@@ -45,7 +45,7 @@ DURATION_TOLERANCE = 0.5
 # Roles whose clips a model is trained on.
 TRAINED = ("data", "replay")
 # Tars that a stream's decoded sample is taken from, at most; remote ones stay on the disk as long as the sample.
-SAMPLED_SHARDS, SAMPLED_REMOTE_SHARDS = 100, 2
+SAMPLED_SHARDS, SAMPLED_REMOTE_SHARDS = 20, 2
 # Faults of one tar that are kept; the rest is counted.
 FAULTS_OF_A_SHARD = 100
 # Faults printed in full; the rest is counted.
