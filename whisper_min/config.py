@@ -33,6 +33,9 @@ LORA_LEARNING_RATE = 4e-4
 # adapters alone learn, a quarter of a step's clips is replay, there the predictions stay near the original's, and
 # references without case or punctuation are written as the original would.
 REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL, REPLAY_LABEL_STYLE = "lora", 0.25, 4.0, "original"
+# And what is heard of it: general speech is mostly clean, and what holds on clean speech alone is lost on noisy speech.
+REPLAY_AUGMENT = ("noise=0..20@0.5", "reverb@0.3", "bandlimit@0.2", "speed@0.3")
+NO_AUGMENT = ("none",)
 
 # Whisper learnt from as many clips with timestamps as without, and with the text before them as without (its paper,
 # arXiv:2212.04356, section 2.3 and appendix F).
@@ -66,7 +69,7 @@ class Config:
     replay: tuple[str, ...] = ()
     """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (without
     a share a quarter; 0 only lends its audio to --ewc). Sets without text are labelled by the original. With it
-    --method, --kl and --label_style default to what keeps most: lora, 4 and original."""
+    --method, --kl, --label_style and --replay_augment default to what keeps most."""
     audio_column: str | None = None
     """The column of --data and --eval_data that holds the audio. Without it: the usual names."""
     text_column: str | None = None
@@ -96,7 +99,8 @@ class Config:
     throat microphone's channel), reverb (seconds), noise (dB of speech over it), bandlimit (Hz), telephone (bits), gain
     (dB), specaugment; `noise=5..20@0.3` gives three clips in ten noise at 5 to 20 dB. Evaluation sets are never."""
     replay_augment: tuple[str, ...] = ()
-    """The same for the --replay clips, to keep what Whisper knows of worse recordings than these."""
+    """The same for the --replay clips, to keep what Whisper knows of worse recordings than these. Without it: noise,
+    rooms, band limits and speed; `none` leaves them as they are."""
     noise: Path | None = None
     """Folder of recordings that the augmentation `noise` takes its noise from. Without it noise is generated."""
     skip_bad: bool = False
@@ -337,6 +341,8 @@ def resolve(cfg: Config) -> Config:
         changes["method"] = REPLAY_METHOD if replays and not cfg.freeze_encoder else "full"
     if cfg.kl is None:
         changes["kl"] = REPLAY_KL if replays else 0.0
+    if not cfg.replay_augment and replays and not cfg.freeze_encoder:  # what is frozen forgets no sounds
+        changes["replay_augment"] = REPLAY_AUGMENT
     if cfg.label_style == "auto" and replays and not streams(cfg):
         changes["label_style"] = REPLAY_LABEL_STYLE
     if cfg.run is None:
