@@ -155,13 +155,9 @@ class Augmentation:
             # an effect's draws are its own: adding another one leaves them as they are
             digest = hashlib.blake2b(f"{self.seed} {visit} {effect.name} {clip}".encode(), digest_size=8)
             rng = np.random.default_rng(int.from_bytes(digest.digest(), "big"))
-            happens, strength, seed = (
-                rng.random() < effect.share,
-                rng.uniform(effect.low, effect.high),
-                rng.integers(2**63),
-            )
-            if happens:
-                drawn.append(Drawn(effect.name, float(strength), int(seed)))
+            if rng.random() < effect.share:
+                strength = float(rng.uniform(effect.low, effect.high))
+                drawn.append(Drawn(effect.name, strength, int(rng.integers(2**63))))
         return drawn
 
     def on_waveform(self, waveform: Waveform, drawn: Sequence[Drawn], room: int) -> Waveform:
@@ -169,10 +165,9 @@ class Augmentation:
         for name, strength, seed in drawn if waveform.any() else ():
             rng = np.random.default_rng(seed)
             match name:
-                case "speed":  # as slow as the window allows
-                    waveform = channels.change_speed(
-                        waveform, max(strength, math.ceil(100 * len(waveform) / room) / 100)
-                    )
+                case "speed":
+                    slowest = math.ceil(100 * len(waveform) / room) / 100  # that the window allows
+                    waveform = channels.change_speed(waveform, max(strength, slowest))
                 case "throat":
                     heard = channels.throat_microphone(waveform, seed)
                     clean = waveform * np.float32(channels.rms(heard) / channels.rms(waveform))
