@@ -21,6 +21,7 @@ from whisper_min.training.setup import Prepared
 
 def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
     """The `--replay` sets as streams of clips, each with its share."""
+    assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
     sets = report.role("replay")
     domain_share = 1 - sum(each.speech.share for each in sets)
     return [

@@ -17,7 +17,7 @@ from whisper_min.data import augment, batches, preflight, sources
 from whisper_min.data.batches import Batch, Schedule, Window
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
-from whisper_min.training import memory
+from whisper_min.training import batch_size, memory
 from whisper_min.training.precision import choose_device, choose_precision
 
 
@@ -26,7 +26,7 @@ class Prepared:
     """Checked input of a run; the weights are not loaded yet."""
 
     cfg: Config
-    """With `max_steps` filled in."""
+    """With `max_steps` and `batch_size` filled in."""
     dims: ModelDimensions
     tokens: Tokens
     report: preflight.Report
@@ -64,7 +64,8 @@ def prepare(cfg: Config, console: Console) -> Prepared:
         cfg = replace(cfg, language="en")
     load, dims = _find_model(cfg, faults)
     # what cannot fit with the shortest context is said before anything is downloaded
-    faults += memory.check_memory(dims, cfg, precision, device, audio.CONTEXT_SECONDS[0] * SAMPLE_RATE)
+    least = replace(cfg, batch_size=1) if cfg.batch_size == "auto" else cfg
+    faults += memory.check_memory(dims, least, precision, device, audio.CONTEXT_SECONDS[0] * SAMPLE_RATE)
     words = [word.rpartition("=")[2] for option in config.SET_OPTIONS for word in getattr(cfg, option)]
     if faults and any(word.startswith(sources.DOWNLOADED) for word in words):
         raise InputError(faults)
@@ -74,6 +75,8 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     faults += report.shown_faults()
     longest = max((max(each.seconds) for each in report.sets if each.role in preflight.TRAINED), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
+    if not faults and cfg.batch_size == "auto":
+        cfg = replace(cfg, batch_size=batch_size.choose(dims, cfg, precision, device, context, console))
     if not faults:
         faults += memory.check_memory(dims, cfg, precision, device, context)
     if faults:
@@ -85,6 +88,7 @@ def prepare(cfg: Config, console: Console) -> Prepared:
 
 def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Schedule:
     """The order of the domain's clips, with their labels as they are known by now."""
+    assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
     training = report.role("data")
     return Schedule(
         [example for each in training for example in each.speech.examples],
