@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,10 +24,14 @@ def choose(
     """The batch size of `--batch_size auto`: the largest that the ledger allows and, on CUDA, that a trial survives."""
     size = memory.largest_batch_size(dims, cfg, precision, device, context_samples)
     while device.type == "cuda" and size > 1:
+        survived = False
         with suppress(torch.OutOfMemoryError):
             try_step(dims, replace(cfg, batch_size=size), precision, device, context_samples)
+            survived = True
+        gc.collect()
+        torch.cuda.empty_cache()  # what the trial took is free again, for the next one and for the run
+        if survived:
             break
-        torch.cuda.empty_cache()
         size //= 2
     console.print(f"--batch_size auto: {size}", markup=False, highlight=False)
     return size
