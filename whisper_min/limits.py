@@ -121,7 +121,7 @@ def count(options: Options) -> dict[str, Any]:
         "model": options.model,
         "method": cfg.method,
         "precision": precision,
-        "batch_size": cfg.batch_size,
+        "batch_size": cfg.clips_per_batch,
         "context_seconds": context / SAMPLE_RATE,
         "tokens": options.tokens,
         "parameters": {"encoder": encoder, "decoder": decoder, "trained": trained},
@@ -155,7 +155,6 @@ def limits(
     The peak is that of the data sheet where one is known, else a large product is timed. The memory moves at least
     every activation twice (written, read), and once a step what the optimizer updates.
     """
-    assert isinstance(cfg.batch_size, int)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     known, bandwidth = flops.peak_flops(name, precision), flops.bandwidth(name)
     peak = known or flops.measured_flops(device, precision)
@@ -168,7 +167,7 @@ def limits(
         "samples_per_second": peak / step,
         "samples_per_second_checkpointing": peak / (step + operations["checkpointing"]),
         "bandwidth": bandwidth,
-        "samples_per_second_memory": bandwidth / moved * cfg.batch_size if bandwidth else None,
+        "samples_per_second_memory": bandwidth / moved * cfg.clips_per_batch if bandwidth else None,
     }
 
 

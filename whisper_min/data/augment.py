@@ -22,7 +22,7 @@ from whisper.audio import SAMPLE_RATE
 
 from whisper_min import audio
 from whisper_min.audio import Waveform
-from whisper_min.config import Config
+from whisper_min.config import NO_AUGMENT, Config
 from whisper_min.data import channels
 from whisper_min.data.examples import AUDIO_SUFFIXES
 
@@ -104,7 +104,7 @@ def check(cfg: Config) -> list[str]:
     """Faults of `--augment`, `--replay_augment` and `--noise`, each with its fix."""
     faults = []
     for option in ("augment", "replay_augment"):
-        words = getattr(cfg, option)
+        words = () if getattr(cfg, option) == NO_AUGMENT else getattr(cfg, option)
         for word in words:
             try:
                 parse(word)
@@ -144,7 +144,7 @@ class Augmentation:
     """
 
     def __init__(self, words: Sequence[str], seed: int, noise: Path | None = None) -> None:
-        by_name = {effect.name: effect for effect in map(parse, words)}
+        by_name = {effect.name: effect for effect in map(parse, () if tuple(words) == NO_AUGMENT else words)}
         self.effects = [by_name[name] for name in KINDS if name in by_name]
         self.seed, self.noise = seed, noise
 
@@ -155,13 +155,9 @@ class Augmentation:
             # an effect's draws are its own: adding another one leaves them as they are
             digest = hashlib.blake2b(f"{self.seed} {visit} {effect.name} {clip}".encode(), digest_size=8)
             rng = np.random.default_rng(int.from_bytes(digest.digest(), "big"))
-            happens, strength, seed = (
-                rng.random() < effect.share,
-                rng.uniform(effect.low, effect.high),
-                rng.integers(2**63),
-            )
-            if happens:
-                drawn.append(Drawn(effect.name, float(strength), int(seed)))
+            if rng.random() < effect.share:
+                strength = float(rng.uniform(effect.low, effect.high))
+                drawn.append(Drawn(effect.name, strength, int(rng.integers(2**63))))
         return drawn
 
     def on_waveform(self, waveform: Waveform, drawn: Sequence[Drawn], room: int) -> Waveform:
@@ -169,10 +165,9 @@ class Augmentation:
         for name, strength, seed in drawn if waveform.any() else ():
             rng = np.random.default_rng(seed)
             match name:
-                case "speed":  # as slow as the window allows
-                    waveform = channels.change_speed(
-                        waveform, max(strength, math.ceil(100 * len(waveform) / room) / 100)
-                    )
+                case "speed":
+                    slowest = math.ceil(100 * len(waveform) / room) / 100  # that the window allows
+                    waveform = channels.change_speed(waveform, max(strength, slowest))
                 case "throat":
                     heard = channels.throat_microphone(waveform, seed)
                     clean = waveform * np.float32(channels.rms(heard) / channels.rms(waveform))

@@ -43,7 +43,6 @@ def try_step(dims: ModelDimensions, cfg: Config, precision: str, device: torch.d
     The second step has the optimizer's moments beside it. Labels are twice as long as typical ones, for a batch is as
     long as its longest.
     """
-    assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
     account = memory.ledger(dims, cfg, precision, context_samples, device.type)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
         model = Whisper(dims)
@@ -51,8 +50,8 @@ def try_step(dims: ModelDimensions, cfg: Config, precision: str, device: torch.d
         optimizer = build_optimizer(model, replace(cfg, lr=1e-5))
         held = torch.empty(account.original + account.anchors + account.fisher, dtype=torch.uint8)
         positions, tokens = context_samples // SAMPLES_PER_POSITION, min(2 * memory.TYPICAL_TOKENS, dims.n_text_ctx)
-        mel = torch.randn(cfg.batch_size, dims.n_mels, 2 * positions)
-        rows = torch.randint(dims.n_vocab, (cfg.batch_size, tokens))
+        mel = torch.randn(cfg.clips_per_batch, dims.n_mels, 2 * positions)
+        rows = torch.randint(dims.n_vocab, (cfg.clips_per_batch, tokens))
         for _ in range(2):
             with autocast(device, precision):
                 with torch.set_grad_enabled(any(p.requires_grad for p in model.encoder.parameters())):

@@ -121,7 +121,6 @@ def ledger(
     tokens : int
         of a label
     """
-    assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
     encoder, decoder = parameters(dims)
     anchored = decoder + (0 if cfg.freeze_encoder else encoder)
     trained = trained_parameters(dims, cfg)
@@ -140,10 +139,10 @@ def ledger(
         original=(2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * (bool(cfg.kl) and copies),
         anchors=4 * anchored * ((cfg.ewc > 0) + (cfg.l2sp > 0)) * copies,
         fisher=4 * anchored * (cfg.ewc > 0),
-        encoder_activations=cfg.batch_size * in_encoder,
-        decoder_activations=cfg.batch_size * in_decoder,
+        encoder_activations=cfg.clips_per_batch * in_encoder,
+        decoder_activations=cfg.clips_per_batch * in_decoder,
         # as computed; log-probabilities, their gradient and that of the logits in fp32
-        logits=cfg.batch_size * tokens * dims.n_vocab * (_element(precision) + 12),
+        logits=cfg.clips_per_batch * tokens * dims.n_vocab * (_element(precision) + 12),
     )
 
 
@@ -167,7 +166,7 @@ def activations(
     def plain(heads: int, queries: int) -> int:
         """Attention weights against the audio, where they are kept."""
         weights = heads * queries * a
-        small = int(cfg.batch_size) * weights <= PLAIN_ATTENTION_WEIGHTS
+        small = cfg.clips_per_batch * weights <= PLAIN_ATTENTION_WEIGHTS
         return e * weights * (device_type == "cpu" and precision == "bf16" and small)
 
     audio_layer = c * a * (8 + 8 * e + reads_audio * (e * attention + 5 * e * mlp)) + plain(dims.n_audio_head, a)
@@ -229,7 +228,7 @@ def check_memory(
         return []
     where = f"{device}" if device.type == "cuda" else "this machine"
     return [
-        f"--model {cfg.model}: training it with --batch_size {cfg.batch_size} in {precision} needs about "
+        f"--model {cfg.model}: training it with --batch_size {cfg.clips_per_batch} in {precision} needs about "
         f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free; "
         + what_would_fit(dims, cfg, precision, device, free)
     ]
@@ -237,16 +236,15 @@ def check_memory(
 
 def what_would_fit(dims: ModelDimensions, cfg: Config, precision: str, device: torch.device, free: int) -> str:
     """Options that need no more than the free memory, for clips of any length."""
-    assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
 
     def fits(dims: ModelDimensions, **changes: object) -> bool:
         changed = replace(cfg, **changes)  # type: ignore[arg-type]
         return training_bytes(dims, changed, precision, N_SAMPLES, device.type) <= free
 
     fixes = []
-    smaller = next((size for size in (4, 2, 1) if size < cfg.batch_size and fits(dims, batch_size=size)), None)
+    smaller = next((size for size in (4, 2, 1) if size < cfg.clips_per_batch and fits(dims, batch_size=size)), None)
     if smaller is not None:
-        fixes.append(f"--batch_size {smaller} --accumulate {cfg.batch_size * cfg.accumulate // smaller}")
+        fixes.append(f"--batch_size {smaller} --accumulate {cfg.clips_per_batch * cfg.accumulate // smaller}")
     if not cfg.checkpointing and fits(dims, checkpointing=True):
         fixes.append("--checkpointing")
     if cfg.method != "lora" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):

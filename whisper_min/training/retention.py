@@ -21,13 +21,12 @@ from whisper_min.training.setup import Prepared
 
 def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
     """The `--replay` sets as streams of clips, each with its share."""
-    assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
     sets = report.role("replay")
     domain_share = 1 - sum(each.speech.share for each in sets)
     return [
         Replay(
             *(each.speech.examples, each.labels, each.seconds, each.speech.share, domain_share),
-            *(cfg.audio_context, cfg.batch_size, f"{cfg.seed} {each.speech.name}"),
+            *(cfg.audio_context, cfg.clips_per_batch, f"{cfg.seed} {each.speech.name}"),
         )
         for each in sets
     ]
