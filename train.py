@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import TaskID
+from torch import Tensor
 
 from whisper_min import audio, config, runs
 from whisper_min.config import InputError
 from whisper_min.data import batches, preflight
+from whisper_min.data.batches import Batch
 from whisper_min.model import lora
 from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
@@ -32,6 +35,7 @@ from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
+from whisper_min.training.micro_batches import MicroBatches
 from whisper_min.training.mirrors import Mirrors
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         return train(prepared, reporter)
     except InputError as error:
         return config.print_faults(error)
-    except (checkpoint.SaveError, audio.AudioError, OSError) as error:
+    except (checkpoint.SaveError, audio.AudioError, OSError, MemoryError) as error:
         reporter.print(f"failed: {error}")
         return 1
     except KeyboardInterrupt:
@@ -65,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     """One run, from its weights to its last checkpoint."""
     cfg, device, precision = prepared.cfg, prepared.device, prepared.precision
-    max_steps, name = cfg.max_steps, cfg.run
-    assert max_steps is not None and name is not None and cfg.kl is not None
+    max_steps, name, kl_weight = cfg.max_steps, cfg.run, cfg.kl
+    assert max_steps is not None and name is not None and kl_weight is not None
 
     # ---- The model, what trains of it, and what holds it to the original.
     model, origin = prepared.load()
@@ -80,9 +84,10 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         warmup_steps=max_steps // 10 if cfg.warmup_steps is None else cfg.warmup_steps,
         eval_every=cfg.eval_every or -(-max_steps // 5),
     )
-    assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every and cfg.kl is not None
+    assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every
     parameters = choose_trainable(model, cfg)
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
+    parts = MicroBatches(prepared, optimizer, reporter)
     frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model, cfg)
     in_precision = partial(autocast, device, precision)
     original = Original(model, cfg) if cfg.kl else None
@@ -124,6 +129,26 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
             checkpoint.point(run.path, "best", step)
         checkpoint.prune(run.path, cfg.keep)
         steering.save_wanted = False
+
+    # ---- What the loop is about: a step's gradients, from its micro-batches or, where memory runs out, parts of them.
+    def add_gradients(micro_batches: Sequence[Batch], tokens: int, kl_tokens: int) -> Tensor:
+        """Add the gradients of all micro-batches; returns (2,): their cross-entropy and KL, means over the tokens."""
+        means = torch.zeros(2, device=device)
+        for batch in micro_batches:
+            on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)
+            with in_precision():
+                features = frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel, cfg.checkpointing)
+                hidden = decode(model, on.inputs, features, cfg.checkpointing)  # (B, T), (B, A, C) -> (B, T, C)
+                logits = project(model, hidden, on.counted)  # (N, V)
+            loss = sum_cross_entropy(logits, on.labels) / tokens
+            means[0] += loss.detach()
+            if original and original.applies_to(batch):
+                with in_precision():
+                    divergence = original.sum_kl(batch, on, features, logits) / kl_tokens
+                means[1] += divergence.detach()
+                loss = loss + kl_weight * divergence
+            scaler.scale(loss).backward()
+        return means
 
     # ---- The loop: occasional work first, the step last.
     encoded = frozen_encoder.kept if frozen_encoder else ()
@@ -167,21 +192,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                 waited = time.perf_counter() - started
                 step_tokens = sum(batch.targets.count for batch in micro_batches)
                 kl_tokens = sum(b.targets.count for b in micro_batches if original and original.applies_to(b))
-                ce, kl, penalty = torch.zeros(3, device=device)
-                for batch in micro_batches:
-                    on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)
-                    with in_precision():
-                        features = frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel)
-                        hidden = decode(model, on.inputs, features)  # (B, T), (B, A, C) -> (B, T, C)
-                        logits = project(model, hidden, on.counted)  # (N, V)
-                    loss = sum_cross_entropy(logits, on.labels) / step_tokens
-                    ce += loss.detach()
-                    if original and original.applies_to(batch):
-                        with in_precision():
-                            divergence = original.sum_kl(batch, on, features, logits) / kl_tokens
-                        kl += divergence.detach()
-                        loss = loss + cfg.kl * divergence
-                    scaler.scale(loss).backward()
+                ce, kl = parts.run(partial(add_gradients, tokens=step_tokens, kl_tokens=kl_tokens), micro_batches)
+                penalty = torch.zeros((), device=device)
                 for anchor in anchors:
                     penalty += anchor.add_gradients(scaler.get_scale())
                 step += 1
@@ -206,9 +218,10 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
                     "perf/data_wait": round(waited / seconds, 4),
                     **flops.mfu(model, micro_batches, seconds, precision),
                     **system.gpu_memory(device),
+                    **parts.numbers(),
                     "data/bad": sum(len(batch.bad) for batch in micro_batches),
                 }
-                numbers = {"train/loss": ce + cfg.kl * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
+                numbers = {"train/loss": ce + kl_weight * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
                 numbers |= {"train/kl": kl} if original else {}
                 numbers |= {"train/ewc": penalty} if anchors else {}
                 readback.put(numbers, known)

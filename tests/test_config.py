@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import types
 import typing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ HINTS = typing.get_type_hints(Config)
 def other_value(field: dataclasses.Field[Any]) -> Any:
     """A value of the field's type that is not its default."""
     kind = HINTS[field.name]
-    kinds = typing.get_args(kind) if type(None) in typing.get_args(kind) else (kind,)
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     if typing.get_origin(kinds[0]) is Literal:
         return next(value for value in typing.get_args(kinds[0]) if value != field.default)
     if kinds[0] == tuple[str, ...]:

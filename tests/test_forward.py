@@ -12,7 +12,7 @@ from whisper import Whisper
 from whisper.model import Linear
 
 from whisper_min.data.tokens import IGNORED, Tokens
-from whisper_min.model import forward
+from whisper_min.model import forward, lora
 from whisper_min.model.forward import decode, encode, linear, project, sum_cross_entropy
 
 TEXTS = ["A short text.", "And one that is a good deal longer than the other, so that the short one is padded."]
@@ -254,3 +254,42 @@ def test_plain_attention_with_gradients_equals_the_fused_kernel(monkeypatch: pyt
     assert (fused - plain).norm() < 0.02 * fused.norm()
     cosine = torch.cosine_similarity(fused_gradient.flatten(), plain_gradient.flatten(), dim=0)
     assert cosine > 0.99, cosine
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_computes_the_same(model: Whisper, precision: str) -> None:
+    """Outputs and every gradient to the bit, in less memory: what a block keeps is its input."""
+    mel, rows = random_mel(model, frames=400), torch.arange(20).view(2, 10)
+    results, kept = [], []
+    for checkpointing in (False, True):
+        held: dict[int, int] = {}
+
+        def pack(x: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        model.zero_grad(set_to_none=True)
+        in_precision = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+        with in_precision, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            hidden = decode(model, rows, encode(model, mel, checkpointing), checkpointing)
+        hidden.float().pow(2).sum().backward()
+        results.append([hidden.detach(), *(p.grad for p in model.parameters())])
+        kept.append(sum(held.values()))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    assert kept[1] < kept[0] / 2
+
+
+def test_checkpointing_repeats_the_adapters_dropout() -> None:
+    """What is computed again must drop what was dropped the first time: the gradient is that of the output."""
+    model = random_whisper(layers=2)
+    lora.attach(model, lora.Adapters(4, 8.0, "all"), dropout=0.5)
+    for layer in lora.adapted_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    model.train()
+    mel, gradients = random_mel(model, frames=100), []
+    for checkpointing in (False, True):
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(1)
+        encode(model, mel, checkpointing).pow(2).sum().backward()
+        gradients.append([its.lora_A.grad for name, its in lora.adapted_layers(model).items() if "encoder" in name])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))

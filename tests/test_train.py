@@ -433,6 +433,63 @@ def test_a_non_finite_gradient_is_logged_and_skipped(workshop: Workshop, monkeyp
     assert {int(each["step"]) for each in state.values()} == {1}
 
 
+def test_out_of_memory_halves_the_micro_batches_and_changes_nothing_else(
+    workshop: Workshop, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 2 on two clips are too many, first after half of a step: the losses and weights of a run without."""
+    calls = []
+
+    def fits_one(logits: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("injected")
+        return sum_cross_entropy(logits, targets)
+
+    monkeypatch.setattr(train, "sum_cross_entropy", fits_one)
+    four = ("--accumulate", "2", "--max_steps", "3", "--eval_every", "3")
+    halved = workshop.train("halved", *four, retain=False)
+    monkeypatch.undo()
+    whole = workshop.train("whole", *four, retain=False)
+    one, other = (runs.merge_steps(rows_of(run)) for run in (halved, whole))
+    assert [one[step]["perf/micro_batch_splits"] for step in (1, 2, 3)] == [1, 1, 1]
+    assert "perf/micro_batch_splits" not in other[3]
+    for step in (1, 2, 3):
+        for key in ("train/tokens", "train/audio_seconds", "train/lr"):
+            assert one[step][key] == other[step][key]
+        assert one[step]["train/loss"] == pytest.approx(other[step]["train/loss"], rel=1e-5)
+    assert one[1]["train/loss"] == pytest.approx(other[1]["train/loss"], abs=1e-6)
+    assert one[1]["train/grad_norm"] == pytest.approx(other[1]["train/grad_norm"], rel=1e-5)
+    original = weights.load(str(workshop.model))[0].state_dict()
+    trained = [weights_of(run, 3).state_dict() for run in (halved, whole)]
+    for name, start in original.items():
+        moved = (trained[1][name] - start).norm()
+        assert (trained[0][name] - trained[1][name]).norm() <= 0.01 * moved + 1e-7, name
+    assert "out of memory with 2 clips at a time" in (halved / "train.log").read_text()
+
+
+def test_a_clip_that_does_not_fit_ends_the_run_with_what_would(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, said in the status, too."""
+
+    def never(logits: Tensor, targets: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(train, "sum_cross_entropy", never)
+    assert train.main(workshop.argv("too-large", "--max_steps", "1", retain=False)) == 1
+    assert "failed: out of memory with one clip at a time; what would fit: --checkpointing" in capsys.readouterr().err
+    assert status(workshop.runs / "too-large")["state"] == "failed"
+
+
+def test_auto_is_resolved_once_and_written_down(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """The number chosen is said and in config.json, so that a resume keeps it; checkpointing trains all the same."""
+    run = workshop.train("auto", "--batch_size", "auto", "--checkpointing", "--max_steps", "1", retain=False)
+    assert "--batch_size auto: 8" in capsys.readouterr().err
+    record = json.loads((run / "config.json").read_text())
+    assert (record["batch_size"], record["checkpointing"]) == (8, True)
+    assert config.load(run).batch_size == 8
+
+
 def test_waiting_for_the_device_belongs_to_a_steps_time(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU is behind the host, which meets it where the step before is read: rates must not leave that out."""
     take = Readback.take

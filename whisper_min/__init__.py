@@ -16,6 +16,7 @@ and `tui.py` import anything and nobody imports them:
 5  scoring/    batched decoding, word error rate, significance, forgetting budget, loops and non-speech
 6  engines/    the formats of other engines, and the engines themselves
 7  export.py   weights out
+7  limits.py   operations, memory and speed, counted before anything runs
 
 Letters, everywhere: B batch, M mel bins, F mel frames, A audio positions, T tokens, C channels, V vocabulary.
 """

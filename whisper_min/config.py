@@ -149,8 +149,8 @@ class Config:
     5, 10, 15, 20 or 30 s. `pack`: short clips are joined into 30 s windows."""
     freeze_encoder: bool = False
     """Train the decoder alone; the encoder then runs once per clip, without gradients."""
-    batch_size: int = 8
-    """Clips (windows under `pack`) in a micro-batch."""
+    batch_size: int | Literal["auto"] = 8
+    """Clips (windows under `pack`) in a micro-batch. `auto`: as many as fit, at most 64 on CUDA and 8 elsewhere."""
     accumulate: int = 1
     """Micro-batches in a step; the gradient equals that of one big batch."""
     epochs: float = 2.0
@@ -171,6 +171,9 @@ class Config:
     """Of the forward pass; weights stay fp32. `auto`: bf16 where the processor has it natively, fp16 on older CUDA."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the layer again there: a third more work in far
+    less memory."""
 
     eval_every: int | None = None
     """Steps between evaluations. Without it: five evaluations in a run. The original is always evaluated first."""
@@ -196,6 +199,12 @@ class Config:
     """Preflight only: read every entry, report, show one batch token by token, write no run; exit 0 or 2."""
     demo: bool = False
     """tiny.en on speech shipped with the package: a throat microphone to learn, clean speech to keep."""
+
+    @property
+    def clips_per_batch(self) -> int:
+        """`batch_size` as the number that `auto` became."""
+        assert isinstance(self.batch_size, int), "--batch_size auto was not resolved"
+        return self.batch_size
 
 
 DEMO = Config(
@@ -355,7 +364,7 @@ def check(cfg: Config) -> list[str]:
     """Every fault of the options that can be told without reading the data or loading the model, each with its fix."""
     faults = []
     for name, least in [("batch_size", 1), ("accumulate", 1), ("eval_batch_size", 1), ("keep", 1), ("patience", 0)]:
-        if getattr(cfg, name) < least:
+        if getattr(cfg, name) != "auto" and getattr(cfg, name) < least:
             faults.append(f"--{name} {getattr(cfg, name)}: must be at least {least}")
     for name in ("max_steps", "eval_every", "save_every"):
         value = getattr(cfg, name)

@@ -101,6 +101,22 @@ class Batch:
         """`domain` or `replay`: a batch holds windows of one role."""
         return self.windows[0].role
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in so many parts, as even as can be, and at most one a window; seconds are divided alike."""
+        if parts == 1:
+            return [self]
+        size = math.ceil(len(self.windows) / parts)
+        return [
+            Batch(
+                tuple(self.windows[row] for row in rows),
+                self.mel[rows],
+                Targets(self.targets.inputs[rows], self.targets.targets[rows]),
+                self.audio_seconds * len(rows) / len(self.windows),
+                [],
+            )
+            for rows in split_evenly(range(len(self.windows)), size)
+        ]
+
     def on(self, device: torch.device) -> OnDevice:
         """The tensors on a device."""
         counted = self.targets.positions

@@ -86,7 +86,7 @@ class Stream:
                 windows += entries * len(list(make_windows(sample, "pack", self.tokens))) / len(sample)
             else:
                 windows += entries
-        return max(1, math.ceil(windows / self.world_size / self.cfg.batch_size / accumulate))
+        return max(1, math.ceil(windows / self.world_size / self.cfg.clips_per_batch / accumulate))
 
     def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
         """Endless batches from a position on, each with the position that follows it.
@@ -104,7 +104,7 @@ class Stream:
 
     def _batches(self, epoch: int) -> Iterator[list[Window]]:
         """The batches of one epoch. One more is held back of each context, to share with what is left at the end."""
-        size = self.cfg.batch_size
+        size = self.cfg.clips_per_batch
         waiting: defaultdict[int, list[Window]] = defaultdict(list)
         for window in make_windows(self._clips(epoch), self.cfg.audio_context, self.tokens, visit=epoch):
             same = waiting[window.context]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from whisper import Whisper
 from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
 
@@ -16,7 +19,7 @@ PLAIN_ATTENTION_WEIGHTS = 2**27
 QUERIES_PER_BLOCK = 300
 
 
-def encode(model: Whisper, mel: Tensor) -> Tensor:
+def encode(model: Whisper, mel: Tensor, checkpointing: bool = False) -> Tensor:
     """Run the encoder on a log-mel of any length up to 30 s.
 
     Whisper's own `AudioEncoder.forward` asserts 1500 positions; sinusoidal positions do not depend on the length, so a
@@ -26,6 +29,8 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     Parameters
     ----------
     mel : Tensor, shape = (B, M, F)
+    checkpointing : bool
+        keep each block's input alone for the backward pass, which computes the block again
 
     Returns
     -------
@@ -37,14 +42,12 @@ def encode(model: Whisper, mel: Tensor) -> Tensor:
     x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)  # (B, A, C)
     x = (x + encoder.positional_embedding[: x.shape[1]]).to(x.dtype)
     for block in encoder.blocks:
-        normed = block.attn_ln(x)
-        x = x + attend(block.attn, normed, keys(block.attn, normed), values(block.attn, normed))
-        x = x + mlp(block, block.mlp_ln(x))
+        x = _run(encoder_block, checkpointing, block, x)
     features: Tensor = encoder.ln_post(x)
     return features
 
 
-def decode(model: Whisper, tokens: Tensor, features: Tensor) -> Tensor:
+def decode(model: Whisper, tokens: Tensor, features: Tensor, checkpointing: bool = False) -> Tensor:
     """Run the decoder up to its last LayerNorm, teacher-forced.
 
     Whisper's own `TextDecoder.forward` projects every position to the vocabulary; see `project`.
@@ -53,6 +56,8 @@ def decode(model: Whisper, tokens: Tensor, features: Tensor) -> Tensor:
     ----------
     tokens : Tensor, shape = (B, T)
     features : Tensor, shape = (B, A, C)
+    checkpointing : bool
+        as in `encode`
 
     Returns
     -------
@@ -61,13 +66,33 @@ def decode(model: Whisper, tokens: Tensor, features: Tensor) -> Tensor:
     decoder = model.decoder
     x = (decoder.token_embedding(tokens) + decoder.positional_embedding[: tokens.shape[1]]).to(features.dtype)
     for block in decoder.blocks:
-        normed = block.attn_ln(x)
-        x = x + attend(block.attn, normed, keys(block.attn, normed), values(block.attn, normed), causal=True)
-        cross = block.cross_attn
-        x = x + attend(cross, block.cross_attn_ln(x), keys(cross, features), values(cross, features))
-        x = x + mlp(block, block.mlp_ln(x))
+        x = _run(decoder_block, checkpointing, block, x, features)
     hidden: Tensor = decoder.ln(x)
     return hidden
+
+
+def encoder_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """One layer of the encoder: (B, A, C) -> (B, A, C)."""
+    normed = block.attn_ln(x)
+    x = x + attend(block.attn, normed, keys(block.attn, normed), values(block.attn, normed))
+    return x + mlp(block, block.mlp_ln(x))
+
+
+def decoder_block(block: ResidualAttentionBlock, x: Tensor, features: Tensor) -> Tensor:
+    """One layer of the decoder, teacher-forced: (B, T, C), (B, A, C) -> (B, T, C)."""
+    normed = block.attn_ln(x)
+    x = x + attend(block.attn, normed, keys(block.attn, normed), values(block.attn, normed), causal=True)
+    cross = block.cross_attn
+    x = x + attend(cross, block.cross_attn_ln(x), keys(cross, features), values(cross, features))
+    return x + mlp(block, block.mlp_ln(x))
+
+
+def _run(layer: Callable[..., Tensor], checkpointing: bool, block: ResidualAttentionBlock, *inputs: Tensor) -> Tensor:
+    """A block's output; under checkpointing (arXiv:1604.06174) nothing in it is kept for the backward pass."""
+    if checkpointing and torch.is_grad_enabled():
+        again: Tensor = checkpoint(layer, block, *inputs, use_reentrant=False)
+        return again
+    return layer(block, *inputs)
 
 
 def project(model: Whisper, hidden: Tensor, positions: Tensor) -> Tensor:

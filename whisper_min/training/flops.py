@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
-from whisper import Whisper
+from whisper import ModelDimensions, Whisper
 
 from whisper_min.audio import SAMPLES_PER_POSITION
+from whisper_min.config import Config
 from whisper_min.data.batches import Batch
+from whisper_min.training.precision import DTYPES
 
 # Dense products a second in bf16 or fp16, summed in fp32, of NVIDIA's data sheets; the longer name first.
 PEAK_FLOPS = {
@@ -22,8 +26,27 @@ PEAK_FLOPS = {
     "A10": 125e12,
     "L40S": 362e12,
     "L4": 121e12,
+    "T4": 65e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
+}
+# Older than bf16: its products are not native there.
+_WITHOUT_BF16 = {"T4"}
+# Bytes a second between a GPU and its memory, of the same data sheets.
+BANDWIDTHS = {
+    "H200": 4.8e12,
+    "H100 NVL": 3.9e12,
+    "H100 PCIe": 2.0e12,
+    "H100": 3.35e12,
+    "A100-SXM4-80GB": 2.039e12,
+    "A100 80GB PCIe": 1.935e12,
+    "A100": 1.555e12,
+    "A10": 0.6e12,
+    "L40S": 0.864e12,
+    "L4": 0.3e12,
+    "T4": 0.32e12,
+    "RTX 4090": 1.008e12,
+    "RTX 3090": 0.936e12,
 }
 # Slower (or partitioned) devices that bear a faster one's name.
 _OTHER_MODELS = {"Laptop", "Max-Q", "MIG", "Ti", "D"}
@@ -31,9 +54,32 @@ _OTHER_MODELS = {"Laptop", "Max-Q", "MIG", "Ti", "D"}
 
 def peak_flops(device_name: str, precision: str) -> float | None:
     """Operations a second that the device can do at its best; None where that is not known (CPUs, fp32, others)."""
-    if precision == "fp32" or _OTHER_MODELS & set(device_name.split()):
+    known = None if precision == "fp32" else _named(device_name, PEAK_FLOPS)
+    return None if known is None or (precision == "bf16" and known in _WITHOUT_BF16) else PEAK_FLOPS[known]
+
+
+def bandwidth(device_name: str) -> float | None:
+    """Bytes a second between the device and its memory; None where that is not known."""
+    known = _named(device_name, BANDWIDTHS)
+    return None if known is None else BANDWIDTHS[known]
+
+
+def _named(device_name: str, table: Mapping[str, float]) -> str | None:
+    """The first name in a table that a device bears; None for those that only share it."""
+    if _OTHER_MODELS & set(device_name.split()):
         return None
-    return next((peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name)), None)
+    return next((name for name in table if re.search(rf"\b{name}\b", device_name)), None)
+
+
+def measured_flops(device: torch.device, precision: str) -> float:
+    """Operations a second of a large product of matrices, the best of a few: what a device without data sheet can."""
+    dtype, width = DTYPES[precision], 1024 if device.type == "cpu" else 8192
+    matrix, seconds = torch.randn(width, width, device=device).to(dtype), []
+    for _ in range(10):
+        started = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * width**3 / min(seconds)
 
 
 def mfu(model: Whisper, batches: Iterable[Batch], seconds: float, precision: str) -> dict[str, float]:
@@ -45,9 +91,11 @@ def mfu(model: Whisper, batches: Iterable[Batch], seconds: float, precision: str
 
 def step_flops(model: Whisper, batches: Iterable[Batch]) -> int:
     """Operations of a step's forward and backward passes; padding counts, for it is computed."""
+    gradients = Gradients.of_model(model)
     return sum(
         batch_flops(
-            model,
+            model.dims,
+            gradients,
             clips=len(batch.windows),
             positions=batch.windows[0].context // SAMPLES_PER_POSITION,
             tokens=batch.targets.inputs.shape[1],
@@ -57,13 +105,58 @@ def step_flops(model: Whisper, batches: Iterable[Batch]) -> int:
     )
 
 
-def batch_flops(model: Whisper, clips: int, positions: int, tokens: int, counted: int) -> int:
-    """Multiplications and additions of one batch, forward and backward.
+class Gradients(NamedTuple):
+    """What the backward pass computes. Weights can be frozen where adapters train: the gradient passes through them."""
 
-    A product with weights takes 2 · weights operations a position forward, as many again for the gradient of its input
-    and as many for that of the weights (arXiv:2001.08361, section 2.1: 6 · parameters · tokens), attention 4 · queries
-    · keys · C forward and twice that backward; causal attention counts in full, LayerNorm, GELU and adapters do not.
-    What does not train has no gradient to compute. A frozen encoder counts nothing: its outputs are remembered.
+    into_encoder: bool
+    encoder_weights: bool
+    decoder_weights: bool
+
+    @classmethod
+    def of_model(cls, model: Whisper) -> Gradients:
+        """As `choose_trainable` left the model."""
+        into_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
+        return cls(
+            into_encoder, *(part.blocks[0].mlp[0].weight.requires_grad for part in (model.encoder, model.decoder))
+        )
+
+    @classmethod
+    def of_config(cls, cfg: Config) -> Gradients:
+        """As `choose_trainable` will leave it."""
+        if cfg.method == "lora":
+            return cls(cfg.lora_targets != "decoder", False, False)
+        return cls(not cfg.freeze_encoder, not cfg.freeze_encoder, True)
+
+
+class Forward(NamedTuple):
+    """Multiplications and additions of a forward pass; LayerNorm, GELU and adapters do not count.
+
+    A product with weights takes 2 · weights operations a position, attention 4 · queries · keys · C; causal attention
+    counts in full.
+    """
+
+    first_convolution: int
+    encoder_products: int
+    encoder_attention: int
+    cross_projections: int
+    """The decoder's keys and values of the encoder's output."""
+    decoder_products: int
+    """With the projection to the vocabulary."""
+    decoder_attention: int
+
+    @property
+    def encoder(self) -> int:
+        """What the encoder takes."""
+        return self.first_convolution + self.encoder_products + self.encoder_attention
+
+    @property
+    def decoder(self) -> int:
+        """What the decoder takes."""
+        return self.cross_projections + self.decoder_products + self.decoder_attention
+
+
+def forward_flops(dims: ModelDimensions, clips: int, positions: int, tokens: int, counted: int) -> Forward:
+    """Operations of one batch's forward pass.
 
     Parameters
     ----------
@@ -72,25 +165,39 @@ def batch_flops(model: Whisper, clips: int, positions: int, tokens: int, counted
     counted : int
         positions in (B, T) that are projected to the vocabulary
     """
-    dims = model.dims
-    c, d, a, t = dims.n_audio_state, dims.n_text_state, positions, tokens
-    # 1 or 0: what has a gradient. Weights can be frozen where adapters train, and the gradient passes through them.
-    into_encoder = int(any(parameter.requires_grad for parameter in model.encoder.parameters()))
-    encoder_trains, decoder_trains = (
-        int(part.blocks[0].mlp[0].weight.requires_grad) for part in (model.encoder, model.decoder)
+    c, d, a, t = dims.n_audio_state, dims.n_text_state, clips * positions, clips * tokens
+    return Forward(
+        first_convolution=6 * dims.n_mels * c * 2 * a,
+        # query, key, value and out take 8 C² a position, the two layers of the MLP 16 C²
+        encoder_products=6 * c * c * a + dims.n_audio_layer * 24 * c * c * a,
+        encoder_attention=dims.n_audio_layer * 4 * a * positions * c,
+        cross_projections=dims.n_text_layer * 4 * d * d * a,
+        # as the encoder's, and the cross-attention's query and out
+        decoder_products=dims.n_text_layer * 28 * d * d * t + 2 * d * dims.n_vocab * counted,
+        decoder_attention=dims.n_text_layer * 4 * t * (tokens + positions) * d,
     )
-    through_encoder, through_decoder = 2 + encoder_trains, 2 + decoder_trains
 
-    convolutions = (1 + encoder_trains) * 6 * dims.n_mels * c * 2 * a + through_encoder * 6 * c * c * a
-    # query, key, value and out take 8 C² a position, the two layers of the MLP 16 C²
-    encoder_layer = through_encoder * 24 * c * c * a + 3 * 4 * a * a * c
-    encoder = into_encoder * (convolutions + dims.n_audio_layer * encoder_layer)
 
-    # as above, and the cross-attention's query and out; its key and value read the encoder's output
-    decoder_layer = (
-        through_decoder * 28 * d * d * t
-        + (1 + into_encoder + decoder_trains) * 4 * d * d * a
-        + 3 * 4 * (t * t + t * a) * d
+def batch_flops(
+    dims: ModelDimensions, gradients: Gradients, clips: int, positions: int, tokens: int, counted: int
+) -> int:
+    """Operations of one batch, forward and backward; parameters as in `forward_flops`.
+
+    A product with weights takes as much again for the gradient of its input and as much for that of the weights
+    (arXiv:2001.08361, section 2.1: 6 · parameters · tokens), attention twice as much. What does not train has no
+    gradient to compute. A frozen encoder counts nothing: its outputs are remembered. Nor does what checkpointing
+    computes again.
+    """
+    forward = forward_flops(dims, clips, positions, tokens, counted)
+    into_encoder, encoder_weights, decoder_weights = gradients
+    encoder = (
+        (1 + encoder_weights) * forward.first_convolution
+        + (2 + encoder_weights) * forward.encoder_products
+        + 3 * forward.encoder_attention
     )
-    projection = through_decoder * 2 * d * dims.n_vocab * counted
-    return clips * (encoder + dims.n_text_layer * decoder_layer) + projection
+    decoder = (
+        (1 + into_encoder + decoder_weights) * forward.cross_projections
+        + (2 + decoder_weights) * forward.decoder_products
+        + 3 * forward.decoder_attention
+    )
+    return into_encoder * encoder + decoder

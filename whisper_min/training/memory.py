@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import psutil
 import torch
@@ -11,6 +11,8 @@ from whisper.audio import N_SAMPLES
 
 from whisper_min.audio import SAMPLES_PER_POSITION
 from whisper_min.config import Config
+from whisper_min.model.forward import PLAIN_ATTENTION_WEIGHTS
+from whisper_min.training.flops import Gradients
 
 # (audio and text channels, audio layers, text layers, mel bins, vocabulary) of the official sizes.
 _SIZES = {
@@ -24,8 +26,13 @@ _SIZES = {
     "turbo": (1280, 32, 4, 128),
 }
 _ALIASES = {"large": "large-v3", "large-v3-turbo": "turbo"}
-# Tokens of a typical label, for the size of the logits.
-_TYPICAL_TOKENS = 64
+# Tokens of a typical label.
+TYPICAL_TOKENS = 64
+# `--batch_size auto` fills this share of the free memory: libraries need room to work, and allocators lose some.
+FREE_SHARE = 0.8
+# Beyond these a larger batch brings no speed, for its products fill the device already: eight clips of 5 s are 2000
+# rows for a CPU's two to sixteen, 64 are 16,000 for the 132 multiprocessors of an H200.
+LARGEST_BATCH_ON_CUDA, LARGEST_BATCH_ELSEWHERE = 64, 8
 
 
 def official_dimensions(name: str) -> ModelDimensions | None:
@@ -57,31 +64,151 @@ def adapter_parameters(dims: ModelDimensions, cfg: Config) -> int:
     return cfg.lora_rank * (encoder + decoder)
 
 
-def training_bytes(dims: ModelDimensions, cfg: Config, precision: str, context_samples: int) -> int:
-    """Bytes that fine-tuning needs at its peak, without the framework itself.
+def trained_parameters(dims: ModelDimensions, cfg: Config) -> int:
+    """Parameters that have a gradient."""
+    if cfg.method == "lora":
+        return adapter_parameters(dims, cfg)
+    encoder, decoder = parameters(dims)
+    return decoder + (0 if cfg.freeze_encoder else encoder)
 
-    fp32 weights, gradients and AdamW's two moments, autocast's copies of the weights, and the activations kept for the
-    backward pass: 37 bytes a position and channel in an encoder block and 6 in a decoder block under autocast, fitted
-    to counts with saved-tensor hooks on all sizes; about twice that in fp32. What holds on to the original adds its
-    copy of the weights, and their Fisher information.
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes that fine-tuning needs at its peak, by what they are for; the framework itself is not among them."""
+
+    weights: int
+    """fp32, whatever the precision of the forward pass."""
+    casts: int
+    """The weights in the forward's precision, kept for the backward pass."""
+    gradients: int
+    moments: int
+    """AdamW's two."""
+    original: int
+    """The copy that the KL term asks; with adapters there is none."""
+    anchors: int
+    """Where EWC and L2-SP hold the weights."""
+    fisher: int
+    encoder_activations: int
+    decoder_activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+def ledger(
+    dims: ModelDimensions,
+    cfg: Config,
+    precision: str,
+    context_samples: int,
+    device_type: str = "cuda",
+    tokens: int = TYPICAL_TOKENS,
+) -> Ledger:
+    """What a training holds in memory at its peak, which is the end of the forward pass.
+
+    Parameters
+    ----------
+    cfg : Config
+        what trains, what holds it to the original, `batch_size`, `checkpointing`
+    precision : str
+        of the forward pass: fp32, bf16 or fp16
+    context_samples : int
+        length of the audio context
+    device_type : str
+        on a CPU small attention weights are kept in bf16 (`forward.attend`)
+    tokens : int
+        of a label
     """
     encoder, decoder = parameters(dims)
     anchored = decoder + (0 if cfg.freeze_encoder else encoder)
-    trained = adapter_parameters(dims, cfg) if cfg.method == "lora" else anchored
-    cast = 0 if precision == "fp32" else 2
-    fixed = (4 + cast) * (encoder + decoder) + 12 * trained
-    if cfg.method != "lora":
-        fixed += (2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * bool(cfg.kl)
-        fixed += 4 * anchored * ((cfg.ewc > 0) + (cfg.l2sp > 0))
-    fixed += 4 * anchored * (cfg.ewc > 0)
+    trained = trained_parameters(dims, cfg)
+    encoder_block, decoder_block = 12 * dims.n_audio_state**2, 16 * dims.n_text_state**2
+    kept_casts = encoder * Gradients.of_config(cfg).into_encoder + decoder
+    if cfg.checkpointing:  # a block's are made again with the block
+        kept_casts = min(kept_casts, dims.n_vocab * dims.n_text_state + max(encoder_block, decoder_block))
+    copies = cfg.method != "lora"
     positions = context_samples // SAMPLES_PER_POSITION
-    encoder_activations = 0 if cfg.freeze_encoder else 37 * dims.n_audio_layer * positions * dims.n_audio_state
-    activations = (
-        encoder_activations
-        + 6 * dims.n_text_layer * positions * dims.n_text_state
-        + 10 * _TYPICAL_TOKENS * dims.n_vocab
+    in_encoder, in_decoder = activations(dims, cfg, precision, positions, tokens, device_type)
+    return Ledger(
+        weights=4 * (encoder + decoder),
+        casts=0 if precision == "fp32" else 2 * kept_casts,
+        gradients=4 * trained,
+        moments=8 * trained,
+        original=(2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * (bool(cfg.kl) and copies),
+        anchors=4 * anchored * ((cfg.ewc > 0) + (cfg.l2sp > 0)) * copies,
+        fisher=4 * anchored * (cfg.ewc > 0),
+        encoder_activations=cfg.clips_per_batch * in_encoder,
+        decoder_activations=cfg.clips_per_batch * in_decoder,
+        # as computed; log-probabilities, their gradient and that of the logits in fp32
+        logits=cfg.clips_per_batch * tokens * dims.n_vocab * (_element(precision) + 12),
     )
-    return fixed + cfg.batch_size * activations * (2 if precision == "fp32" else 1)
+
+
+def activations(
+    dims: ModelDimensions, cfg: Config, precision: str, positions: int, tokens: int, device_type: str
+) -> tuple[int, int]:
+    """(encoder, decoder) bytes that a clip's forward pass keeps for the backward pass, read off `model/forward.py`.
+
+    Per position and channel, with e bytes an element: a LayerNorm keeps its input in fp32; attention query, key, value
+    and what it attended, 4 e; GELU its input, 4 e. What trains, or has an adapter, keeps what it reads: e for query,
+    key and value together, e and 4 e for the two layers of the MLP. Attention keeps no weights (FlashAttention,
+    arXiv:2205.14135), but for those that `forward.attend` computes plainly.
+    """
+    c, d, a, t, e = dims.n_audio_state, dims.n_text_state, positions, tokens, _element(precision)
+    into_encoder, encoder_trains, decoder_trains = Gradients.of_config(cfg)
+    attention, mlp, reads_audio, reads_text = True, True, encoder_trains, decoder_trains
+    if cfg.method == "lora":
+        attention, mlp = cfg.lora_targets != "mlp", cfg.lora_targets not in ("attention", "qv")
+        reads_audio, reads_text = cfg.lora_targets != "decoder", cfg.lora_targets != "encoder"
+
+    def plain(heads: int, queries: int) -> int:
+        """Attention weights against the audio, where they are kept."""
+        weights = heads * queries * a
+        small = cfg.clips_per_batch * weights <= PLAIN_ATTENTION_WEIGHTS
+        return e * weights * (device_type == "cpu" and precision == "bf16" and small)
+
+    audio_layer = c * a * (8 + 8 * e + reads_audio * (e * attention + 5 * e * mlp)) + plain(dims.n_audio_head, a)
+    text_layer = (
+        d * t * (12 + 10 * e + reads_text * (2 * e * attention + 5 * e * mlp))
+        + 2 * e * d * a  # keys and values of the audio
+        + plain(dims.n_text_head, t)
+    )
+    # the log-mel, what the convolutions and their GELUs read, and the last LayerNorm of each side
+    around_encoder = encoder_trains * e * a * (2 * dims.n_mels + 5 * c) + 4 * a * c
+    around_decoder = reads_text * attention * e * a * c + (4 + decoder_trains * e) * t * d
+
+    def of(layers: int, layer: int, its_input: int) -> int:
+        """Every layer's activations; under checkpointing every layer's input and the one that is computed again."""
+        return layers * its_input + layer if cfg.checkpointing else layers * layer
+
+    encoder = of(dims.n_audio_layer, audio_layer, e * a * c) + around_encoder
+    return into_encoder * encoder, of(dims.n_text_layer, text_layer, e * t * d) + around_decoder
+
+
+def _element(precision: str) -> int:
+    return 4 if precision == "fp32" else 2
+
+
+def training_bytes(
+    dims: ModelDimensions, cfg: Config, precision: str, context_samples: int, device_type: str = "cuda"
+) -> int:
+    """Bytes that fine-tuning needs at its peak, without the framework itself."""
+    return ledger(dims, cfg, precision, context_samples, device_type).total
+
+
+def largest_batch_size(
+    dims: ModelDimensions, cfg: Config, precision: str, device: torch.device, context_samples: int
+) -> int:
+    """The largest power of two that fits into a share of the free memory by this ledger, and is of use; at least 1."""
+    room = FREE_SHARE * available_bytes(device)
+
+    def fits(size: int) -> bool:
+        return training_bytes(dims, replace(cfg, batch_size=size), precision, context_samples, device.type) <= room
+
+    largest = LARGEST_BATCH_ON_CUDA if device.type == "cuda" else LARGEST_BATCH_ELSEWHERE
+    return max((size for size in (2**power for power in range(largest.bit_length())) if fits(size)), default=1)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -96,29 +223,38 @@ def check_memory(
 ) -> list[str]:
     """A fault where the training would not fit into free memory, with what would."""
     free = available_bytes(device)
-    needed = training_bytes(dims, cfg, precision, context_samples)
+    needed = training_bytes(dims, cfg, precision, context_samples, device.type)
     if needed <= free:
         return []
+    where = f"{device}" if device.type == "cuda" else "this machine"
+    return [
+        f"--model {cfg.model}: training it with --batch_size {cfg.clips_per_batch} in {precision} needs about "
+        f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free; "
+        + what_would_fit(dims, cfg, precision, device, free)
+    ]
+
+
+def what_would_fit(dims: ModelDimensions, cfg: Config, precision: str, device: torch.device, free: int) -> str:
+    """Options that need no more than the free memory, for clips of any length."""
 
     def fits(dims: ModelDimensions, **changes: object) -> bool:
-        # what is advised should hold for clips of any length
-        return training_bytes(dims, replace(cfg, **changes), precision, N_SAMPLES) <= free  # type: ignore[arg-type]
+        changed = replace(cfg, **changes)  # type: ignore[arg-type]
+        return training_bytes(dims, changed, precision, N_SAMPLES, device.type) <= free
 
     fixes = []
-    smaller = next((size for size in (4, 2, 1) if size < cfg.batch_size and fits(dims, batch_size=size)), None)
+    smaller = next((size for size in (4, 2, 1) if size < cfg.clips_per_batch and fits(dims, batch_size=size)), None)
     if smaller is not None:
-        fixes.append(f"--batch_size {smaller} --accumulate {cfg.batch_size * cfg.accumulate // smaller}")
+        fixes.append(f"--batch_size {smaller} --accumulate {cfg.clips_per_batch * cfg.accumulate // smaller}")
+    if not cfg.checkpointing and fits(dims, checkpointing=True):
+        fixes.append("--checkpointing")
     if cfg.method != "lora" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
         fixes.append("--freeze_encoder")
     if cfg.method != "lora" and fits(dims, method="lora", freeze_encoder=False):
         fixes.append("--method lora")
     official = {size: official_dimensions(size) for size in ("large-v3", "turbo", "medium", "small", "base", "tiny")}
-    fitting = [size for size, its in official.items() if its is not None and its != dims and fits(its)]
+    weights = sum(parameters(dims))
+    lighter = [size for size, its in official.items() if its is not None and sum(parameters(its)) < weights]
+    fitting = [size for size in lighter if fits(official[size])]
     if fitting:
         fixes.append(f"--model {fitting[0]}")
-    where = f"{device}" if device.type == "cuda" else "this machine"
-    return [
-        f"--model {cfg.model}: training it with --batch_size {cfg.batch_size} in {precision} needs about "
-        f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free; "
-        + (f"what would fit: {' or '.join(fixes)}" if fixes else "no Whisper would fit: free some memory")
-    ]
+    return f"what would fit: {' or '.join(fixes)}" if fixes else "no Whisper would fit: free some memory"

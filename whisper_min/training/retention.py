@@ -26,7 +26,7 @@ def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
     return [
         Replay(
             *(each.speech.examples, each.labels, each.seconds, each.speech.share, domain_share),
-            *(cfg.audio_context, cfg.batch_size, f"{cfg.seed} {each.speech.name}"),
+            *(cfg.audio_context, cfg.clips_per_batch, f"{cfg.seed} {each.speech.name}"),
         )
         for each in sets
     ]

@@ -18,7 +18,7 @@ from whisper_min.data.batches import Batch, Order, Schedule, Window
 from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
-from whisper_min.training import memory
+from whisper_min.training import batch_size, memory
 from whisper_min.training.precision import choose_device, choose_precision
 
 
@@ -27,7 +27,7 @@ class Prepared:
     """Checked input of a run; the weights are not loaded yet."""
 
     cfg: Config
-    """With `max_steps` filled in."""
+    """With `max_steps` and `batch_size` filled in."""
     dims: ModelDimensions
     tokens: Tokens
     report: preflight.Report
@@ -65,7 +65,8 @@ def prepare(cfg: Config, console: Console) -> Prepared:
         cfg = replace(cfg, language="en")
     load, dims = _find_model(cfg, faults)
     # what cannot fit with the shortest context is said before anything is downloaded
-    faults += memory.check_memory(dims, cfg, precision, device, audio.CONTEXT_SECONDS[0] * SAMPLE_RATE)
+    least = replace(cfg, batch_size=1) if cfg.batch_size == "auto" else cfg
+    faults += memory.check_memory(dims, least, precision, device, audio.CONTEXT_SECONDS[0] * SAMPLE_RATE)
     words = [word.rpartition("=")[2] for option in config.SET_OPTIONS for word in getattr(cfg, option)]
     if faults and any(word.startswith(sources.DOWNLOADED) for word in words):
         raise InputError(faults)
@@ -75,6 +76,8 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     faults += report.shown_faults()
     longest = max((each.longest for each in report.sets if each.role in preflight.TRAINED), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
+    if not faults and cfg.batch_size == "auto":
+        cfg = replace(cfg, batch_size=batch_size.choose(dims, cfg, precision, device, context, console))
     if not faults:
         faults += memory.check_memory(dims, cfg, precision, device, context)
     if faults:
@@ -93,7 +96,7 @@ def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Ord
         [example for each in training for example in each.speech.examples],
         [label for each in training for label in each.labels],
         [seconds for each in training for seconds in each.seconds],
-        *(cfg.audio_context, cfg.batch_size, tokens, cfg.seed),
+        *(cfg.audio_context, cfg.clips_per_batch, tokens, cfg.seed),
     )
 
 
@@ -140,6 +143,6 @@ def show_check(prepared: Prepared, out: Console) -> None:
         out.print(preflight.batch_table(*rows, prepared.tokens, title))
     count = prepared.schedule.steps_per_epoch(1)
     out.print(
-        f"{count} batches an epoch, {cfg.max_steps} steps of {cfg.batch_size} × {cfg.accumulate}, "
+        f"{count} batches an epoch, {cfg.max_steps} steps of {cfg.clips_per_batch} × {cfg.accumulate}, "
         f"on {prepared.device} in {prepared.precision}. No run was written."
     )

@@ -1,0 +1,64 @@
+"""Out of memory is no reason to stop: a step is tried again with smaller micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from whisper_min.data.batches import Batch
+from whisper_min.training import memory
+from whisper_min.training.reporter import Reporter
+from whisper_min.training.setup import Prepared
+
+Done = TypeVar("Done")
+
+
+class MicroBatches:
+    """Goes on where memory runs out in a step: the same step again, with each of its micro-batches in smaller parts.
+
+    Losses are sums divided by the tokens of the whole step, so the parts give the gradient of the whole.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        what would fit, where single clips do not, is told by its options
+    optimizer : Optimizer
+        knows the gradients that a failed step leaves behind
+    """
+
+    def __init__(self, prepared: Prepared, optimizer: torch.optim.Optimizer, reporter: Reporter) -> None:
+        self.prepared, self.optimizer, self.reporter = prepared, optimizer, reporter
+        self.halvings = 0
+
+    def run(self, step: Callable[[Sequence[Batch]], Done], batches: Sequence[Batch]) -> Done:
+        """`step(batches)`, as often in halves as memory asks for; MemoryError where single clips do not fit."""
+        while True:
+            parts = [part for batch in batches for part in batch.split(2**self.halvings)]
+            with suppress(torch.OutOfMemoryError):
+                return step(parts)
+            # only here, after the exception and the tensors in its frames have gone
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.prepared.device.type == "cuda":
+                torch.cuda.empty_cache()
+            largest = max(len(part.windows) for part in parts)
+            if largest == 1:
+                raise MemoryError(f"out of memory with one clip at a time; {self._what_would_fit()}")
+            self.halvings += 1
+            self.reporter.print(
+                f"out of memory with {largest} clips at a time: micro-batches are halved from here on, to "
+                f"{-(-largest // 2)}; a step's clips, loss and gradient stay the same"
+            )
+
+    def numbers(self) -> dict[str, int]:
+        """`perf/micro_batch_splits`, how often they were halved; nothing where they were not."""
+        return {"perf/micro_batch_splits": self.halvings} if self.halvings else {}
+
+    def _what_would_fit(self) -> str:
+        dims, cfg, device = self.prepared.dims, replace(self.prepared.cfg, batch_size=1), self.prepared.device
+        held = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+        free = memory.available_bytes(device) + held
+        return memory.what_would_fit(dims, cfg, self.prepared.precision, device, free)
