@@ -42,6 +42,9 @@ MAX_SECONDS = 6 * 3600
 UNKNOWN_FRAMES = 2**62
 # From here on a WAV's claim means a stream of unknown length: what sox, ffmpeg and others write into pipes.
 STREAMED_BYTES = 0x7FFF0000
+# What is wrong with a recording that decodes and is of no use.
+NO_SAMPLES = "holds no samples; remove the entry"
+NOT_FINITE = "holds numbers that are not finite (NaN); convert the file again"
 # A WAV that ends so many seconds early is whole: some programs claim their header, too.
 CUT_SECONDS = 0.05
 
