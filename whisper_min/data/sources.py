@@ -48,6 +48,9 @@ def parse_spec(word: str, option: str) -> Spec:
     The name falls back to the file's stem, or its folder's for `manifest` and for numbered tars.
     """
     rest, share = _parse_share(word, option)
+    if not rest.rpartition("=")[2].strip():
+        said = f"--{option} {word!r}" if option else repr(word)
+        raise InputError(f"{said}: names no set; give a source, or . for this folder")
     name, equals, source = rest.partition("=")
     if not equals or "/" in name:
         name, source = "", rest
@@ -311,7 +314,7 @@ def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
         rows = [manifest_row(example, path) for example in speech.examples]
     filled: Counter[str] = Counter()
     for row in rows:
-        filled.update({column: value not in (None, "", []) for column, value in row.items()})
+        filled.update({column: int(value not in (None, "", [])) for column, value in row.items()})
     return dict(filled)
 
 
@@ -396,6 +399,8 @@ def read_folder(folder: Path) -> list[Example]:
     # without a single transcript it is a set without text, which --retain and --replay take
     if faults and not len(faults) == silent == len(examples):
         raise InputError(faults)
+    if not examples and any(is_tar(path.name) for path in paths):
+        raise InputError(f"{folder}: holds tars; name them, as in '{folder}/*.tar'")
     if not examples:
         raise InputError(f"{folder}: holds no audio files ({' '.join(AUDIO_SUFFIXES)})")
     return examples
