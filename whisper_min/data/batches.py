@@ -23,7 +23,7 @@ from whisper_min.config import Config, timestamps_share
 from whisper_min.data import augment
 from whisper_min.data.examples import Example, Segment
 from whisper_min.data.tokens import Label, Targets, Tokens
-from whisper_min.text import cut_like
+from whisper_min.text import NON_SPEECH, cut_like, join
 
 T = TypeVar("T")
 Done = TypeVar("Done")
@@ -43,8 +43,8 @@ class Window:
 
     @property
     def text(self) -> str:
-        """The label of the row: the texts joined by a space."""
-        return " ".join(self.texts)
+        """The label of the row."""
+        return join(self.texts)
 
     @property
     def name(self) -> str:
@@ -202,7 +202,7 @@ def fill_windows(clips: Iterable[Clip], tokens: Tokens) -> Iterator[list[Clip]]:
     window: list[Clip] = []
     for clip in clips:
         joined = [*window, clip]
-        text = " ".join(each.text for each in joined)
+        text = join([each.text for each in joined])
         segments = tuple(segment for each in joined for segment in each.example.segments)
         too_long = sum(each.samples for each in joined) > N_SAMPLES
         if window and (too_long or not tokens.fits(text) or not tokens.fits(text, segments)):
@@ -369,10 +369,16 @@ def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -
 
 
 def timed(window: Window, seconds: Sequence[float], stretch: float = 1.0) -> tuple[Segment, ...]:
-    """The segments of a window in its texts' style, their times from its start; () unless every clip has its own."""
+    """The segments of a window in its texts' style, their times from its start; () unless every clip has its own.
+
+    One in which nobody speaks needs none.
+    """
     made: list[Segment] = []
     start = 0.0
     for example, text, length in zip(window.examples, window.texts, seconds, strict=True):
+        if text == NON_SPEECH:
+            start += length
+            continue
         parts = cut_like(text, [segment.text for segment in example.segments])
         if not example.segments or parts is None:
             return ()
