@@ -308,7 +308,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
 def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
     """How many entries fill each column: of a manifest all that it has, of other sources what an example holds."""
     path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
-    if path.suffix.lower() in MANIFEST_SUFFIXES:
+    if path.suffix.lower() in MANIFEST_SUFFIXES and not spec.source.startswith(DOWNLOADED):
         rows = [row for _, row in _rows(path, _read_text(path)) if isinstance(row, dict)]
     else:
         rows = [manifest_row(example, path) for example in speech.examples]
