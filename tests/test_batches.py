@@ -405,6 +405,13 @@ def test_where_nobody_speaks_a_joined_window_has_no_words(tmp_path: Path) -> Non
     assert label(nobody, [2.0, 2.0], 4.0, Config(timestamps=1.0)) == Label(NON_SPEECH)
 
 
+def test_a_clip_may_have_any_name(tmp_path: Path) -> None:
+    """Halves of characters, as file names that are not UTF-8 and JSON can hold, draw like others."""
+    soundfile.write(tmp_path / "0.wav", np.full(SAMPLE_RATE, 0.1), SAMPLE_RATE)
+    window = Window((Example("\udcff\ud800", tmp_path / "0.wav", "Hello.", "0"),), ("Hello.",), N_SAMPLES)
+    assert collate([window], TOKENS, 80, Config(augment=("gain@1",))).windows == (window,)
+
+
 def test_a_batch_holds_the_times_of_the_audio_that_is_heard(tmp_path: Path) -> None:
     """Played at half the speed, a clip's segments last twice as long."""
     example = timed_example(0, 2.0, tmp_path)

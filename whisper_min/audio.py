@@ -129,7 +129,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     Without the Xing header libsndfile guesses the length of an MP3 from its first frame's bit rate, and with a variable
     one stops reading there, early or late; in a pipe there is nothing to guess from, and it reads to the end.
     """
-    file = soundfile.SoundFile(str(path))
+    # soundfile encodes names itself, and cannot encode those that are not UTF-8
+    file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path))
     if file.format != "MP3":
         return file
     receiver, sender = os.pipe()

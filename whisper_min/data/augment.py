@@ -169,7 +169,8 @@ class Augmentation:
         drawn = []
         for effect in self.effects:
             # an effect's draws are its own: adding another one leaves them as they are
-            digest = hashlib.blake2b(f"{self.seed} {visit} {effect.name} {clip}".encode(), digest_size=8)
+            named = f"{self.seed} {visit} {effect.name} {clip}".encode("utf-8", "surrogatepass")
+            digest = hashlib.blake2b(named, digest_size=8)
             rng = np.random.default_rng(int.from_bytes(digest.digest(), "big"))
             happens, strength, seed = (
                 rng.random() < effect.share,

@@ -361,7 +361,8 @@ def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -
     heard : float
         length of the window after augmentation, which may play it faster or slower
     """
-    drawn = random.Random(f"{cfg.seed} {window.visit} label {window.name}")
+    # a name may hold half characters: of a file's name that is not UTF-8, or of JSON
+    drawn = random.Random(f"{cfg.seed} {window.visit} label {window.name}".encode("utf-8", "surrogatepass"))
     with_prompt, with_timestamps = drawn.random() < cfg.prompts, drawn.random() < timestamps_share(cfg)
     prompt = (window.examples[0].prompt or "") if with_prompt else ""
     segments = timed(window, seconds, heard / sum(seconds)) if with_timestamps else ()
