@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -389,3 +390,14 @@ def test_torchaudio_comes_beside_any_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("(160,)\n", 0), done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    try:
+        with open(path, "wb") as file:
+            soundfile.write(file, babble(0.5), SAMPLE_RATE, format="WAV")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert audio.info(path).seconds == 0.5 and len(audio.read(path)) == SAMPLE_RATE // 2

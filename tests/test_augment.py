@@ -177,9 +177,41 @@ def test_noise_comes_from_the_folder_s_recordings(tmp_path: Path) -> None:
     silent = tmp_path / "silent"
     silent.mkdir()
     soundfile.write(silent / "0.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    assert augment.check(Config(augment=("noise",), noise=silent)) == []
     nothing = Augmentation(("noise@1",), 0, silent)
     with pytest.raises(audio.AudioError, match=re.escape(f"{silent / '0.wav'}: is silent")):
         nothing.on_waveform(speech, nothing.draw("a", 0), N_SAMPLES)
+
+
+def test_silence_in_a_noise_recording_is_passed_over(tmp_path: Path) -> None:
+    noise = np.zeros(20 * SAMPLE_RATE, np.float32)
+    noise[: 2 * SAMPLE_RATE] = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE)
+    soundfile.write(tmp_path / "0.wav", noise, SAMPLE_RATE, subtype="FLOAT")
+    asked, speech = Augmentation(("noise=10@1",), 0, tmp_path), np.full(SAMPLE_RATE, 0.1, np.float32)
+    for visit in range(5):
+        drawn = asked.draw("a", visit)
+        heard = asked.on_waveform(speech, drawn, N_SAMPLES)
+        assert (heard != speech).any()
+        np.testing.assert_array_equal(heard, asked.on_waveform(speech, drawn, N_SAMPLES))
+
+
+def test_bad_noise_recordings_are_told_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "._hidden.wav").write_bytes(b"x")
+    assert "holds no recordings" in augment.check(Config(augment=("noise",), noise=tmp_path))[0]
+    augment.recordings.cache_clear()
+    (tmp_path / "text.wav").write_text("this is no audio\n" * 20)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), SAMPLE_RATE)
+    none, text = augment.check(Config(augment=("noise",), noise=tmp_path))
+    assert none == f"--noise {tmp_path / 'none.wav'}: holds no samples; remove it"
+    assert text.startswith(f"--noise {tmp_path / 'text.wav'}: ") and text.endswith("; convert it, or remove it")
+
+
+def test_noise_that_is_not_finite_spoils_nothing(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "nan.wav", np.full(SAMPLE_RATE, np.nan, np.float32), SAMPLE_RATE, subtype="FLOAT")
+    asked = Augmentation(("noise@1",), 0, tmp_path)
+    with pytest.raises(audio.AudioError, match="not finite"):
+        asked.on_waveform(np.ones(100, np.float32), asked.draw("a", 0), N_SAMPLES)
 
 
 def test_masks_are_no_larger_than_the_policy_s(clips: list[Example]) -> None:

@@ -36,7 +36,8 @@ from whisper_min.data.batches import (
 )
 from whisper_min.data.examples import Example, Segment
 from whisper_min.data.sources import read_manifest
-from whisper_min.data.tokens import Tokens
+from whisper_min.data.tokens import Label, Tokens
+from whisper_min.text import NON_SPEECH
 
 TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
 CONTEXTS = ["full", "trim", "pack"]
@@ -391,6 +392,24 @@ def test_times_of_joined_and_stretched_clips_are_the_window_s(tmp_path: Path) ->
     assert times == [(pytest.approx(start * 1.1), pytest.approx(end * 1.1), text) for start, end, text in expected]
     assert timed(replace(window, examples=(first, replace(second, segments=()))), [2.0, 3.0]) == ()
     assert timed(replace(window, texts=("Quite another text of so many words.", "One 1 and two.")), [2.0, 3.0]) == ()
+
+
+def test_where_nobody_speaks_a_joined_window_has_no_words(tmp_path: Path) -> None:
+    """The token stands for a whole window: among other clips, one in which nobody speaks is a pause."""
+    spoken, silent = timed_example(0, 2.0, tmp_path), Example("1", tmp_path / "0.wav", NON_SPEECH, "1")
+    window = Window((silent, spoken, silent), (NON_SPEECH, "One 0 and two.", NON_SPEECH), N_SAMPLES)
+    assert label(window, [2.0, 2.0, 2.0], 6.0, Config(timestamps=0.0)) == Label("One 0 and two.")
+    times = label(window, [2.0, 2.0, 2.0], 12.0, Config(timestamps=1.0)).segments
+    assert times == (Segment(4.0, 6.0, "One 0"), Segment(6.0, 8.0, "and two."))
+    nobody = Window((silent, silent), (NON_SPEECH, NON_SPEECH), N_SAMPLES)
+    assert label(nobody, [2.0, 2.0], 4.0, Config(timestamps=1.0)) == Label(NON_SPEECH)
+
+
+def test_a_clip_may_have_any_name(tmp_path: Path) -> None:
+    """Halves of characters, as file names that are not UTF-8 and JSON can hold, draw like others."""
+    soundfile.write(tmp_path / "0.wav", np.full(SAMPLE_RATE, 0.1), SAMPLE_RATE)
+    window = Window((Example("\udcff\ud800", tmp_path / "0.wav", "Hello.", "0"),), ("Hello.",), N_SAMPLES)
+    assert collate([window], TOKENS, 80, Config(augment=("gain@1",))).windows == (window,)
 
 
 def test_a_batch_holds_the_times_of_the_audio_that_is_heard(tmp_path: Path) -> None:

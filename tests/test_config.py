@@ -212,6 +212,11 @@ def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
     assert printed.err.splitlines() == [*(f"error: {fault}" for fault in faults), "7 faults; nothing was written"]
 
 
+def test_a_fault_is_one_line_that_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert config.print_faults(InputError("a\x1b[2J\nb\udcff é: wrong")) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\nb\\udcff é: wrong\n"
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "mine", Config())
     cfg = Config(run="mine", runs_dir=tmp_path)

@@ -406,6 +406,20 @@ def test_damaged_shards_and_sets_without_any(served: hub_server.Hub, tmp_path: P
     assert "a-1-of-2.parquet has no audio column 'audio'" in fault_of(lambda: load(tmp_path / "d"))
 
 
+def test_a_damaged_card_and_a_damaged_listing_say_so(served: hub_server.Hub, tmp_path: Path) -> None:
+    files = ([{"path": "data/*"}], [{"split": "train"}])
+    for card in ({"configs": "x"}, {"configs": ["x"]}, *({"configs": [{"data_files": each}]} for each in files)):
+        served.card = card
+        assert "the configs of its card are not what" in fault_of(lambda: load(tmp_path))
+    served.card = {}
+    served.files["data/.parquet"] = b"hidden"
+    check_whole(load(tmp_path))
+    [listing] = (tmp_path / "hub").glob("*/*/listing.json")
+    listing.write_text(listing.read_text()[:20])
+    told = fault_of(lambda: load(tmp_path))
+    assert f"{listing} is damaged" in told and f"remove {listing.parent}, and run again" in told
+
+
 def test_file_names_are_ours_whatever_the_set_calls_its_recordings(served: hub_server.Hub, tmp_path: Path) -> None:
     (opus,) = [clip.audio_filepath.read_bytes() for clip in CLIPS[:1]]
     names = ["../../../evil.flac", "/etc/passwd", "C:\\a.mp3", "same.wav", "same.wav", None, "x.sh", "a.m4a"]

@@ -105,6 +105,38 @@ def test_all_faults_are_said_and_nothing_is_left(tmp_path: Path, capsys: pytest.
     assert len(packed(tmp_path / "out")) == 1
 
 
+def test_a_recording_of_any_name_is_found_again(tmp_path: Path) -> None:
+    """Readers of tars know a recording by its suffix: under another one it would be there and be lost."""
+    for index, name in enumerate(("plain", "a.w64", "b.wav.bak", "c.WAV")):
+        with open(tmp_path / name, "wb") as file:
+            soundfile.write(file, babble(1, seed=index), 16_000, format="WAV")
+    rows = [{"audio": name, "text": f"{name}."} for name in ("plain", "a.w64", "b.wav.bak", "c.WAV")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert pack.main([str(tmp_path / "m.jsonl"), "--to", str(tmp_path / "out")]) == 0
+    for one, other in zip(sources.read_manifest(tmp_path / "m.jsonl"), packed(tmp_path / "out"), strict=True):
+        assert (other.id, other.text, other.duration) == (one.id, one.text, 1.0)
+        np.testing.assert_allclose(one.read(), other.read(), atol=2**-15)
+
+
+def test_what_cannot_be_used_is_not_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "nan.wav", np.full(1600, np.nan, np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 16_000)
+    rows = [{"audio": "nan.wav", "text": "One.", "offset": 0}, {"audio": "none.wav", "text": "Two."}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for option in ([], ["--windows"]):
+        assert pack.main([str(tmp_path / "m.jsonl"), "--to", str(tmp_path / "out"), *option]) == 2
+        told = capsys.readouterr().err
+        assert "nan.wav: holds numbers that are not finite" in told and "none.wav: holds no samples" in told
+
+
+def test_where_nobody_speaks_a_window_has_the_words_of_the_others(
+    tmp_path: Path, make_set: Callable[..., Path]
+) -> None:
+    manifest = make_set("clips", ["<|nospeech|>", "One.", "<|nospeech|>"], [8.0, 9.0, 20.0])
+    assert pack.main([str(manifest), "--to", str(tmp_path / "out"), "--windows"]) == 0
+    assert [window.text for window in packed(tmp_path / "out")] == ["One.", "<|nospeech|>"]
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
@@ -112,6 +144,8 @@ def test_all_faults_are_said_and_nothing_is_left(tmp_path: Path, capsys: pytest.
         (["demo:dev", "--to", "no/where/out"], "its folder does not exist"),
         (["nothing.jsonl", "also.tar", "--to", "out"], "also.tar: does not exist"),
         (["demo:dev", "--to", "out", "--shard_size", "0"], "must be at least 1"),
+        (["--to", "there", "--shard_size", "0"], "3 faults"),
+        (["--to", "out"], "names no set"),
     ],
 )
 def test_wrong_usage_is_refused(

@@ -117,7 +117,15 @@ def bad_rows(bench: Workbench) -> list[tuple[dict[str, Any], str]]:
         ),
         (
             bench.row(segments=[{"start": 0, "end": 2.6, "text": TEXT}]),
-            r"the last segment ends at 2\.60 s, the clip at 2\.00 s; correct the segments' times",
+            r"the last segment goes from 0\.00 to 2\.60 s, the clip ends at 2\.00 s; correct the segments' times",
+        ),
+        (
+            bench.row(segments=[{"start": 2.1, "end": 2.4, "text": TEXT}]),
+            r"the last segment goes from 2\.10 to 2\.40 s, the clip ends at 2\.00 s; correct the segments' times",
+        ),
+        (
+            bench.row(text=f"{TEXT} <|nospeech|>"),
+            r"has <\|nospeech\|> beside words; it is for clips in which nobody speaks at all: remove it",
         ),
         (bench.row(offset=2.0), r"offset 2 s lies beyond its end at 2\.00 s"),
         (bench.row(offset=1.0, duration=2.0), r"ends at 2\.00 s, the entry goes to 3\.00 s"),
@@ -564,6 +572,12 @@ def test_the_batch_table_says_what_the_loss_counts() -> None:
         assert len(re.findall(r"\byes\b", shown)) == counted
         assert len(re.findall(r"\bno\b", shown)) == targets.inputs.shape[1] - counted
     assert "50257 <|startoftranscript|>" in shown and "' Hi'" in shown and "<|endoftext|>" in shown
+
+
+def test_ids_cannot_steer_the_batch_table() -> None:
+    """Neither rich's markup nor the terminal's escapes."""
+    shown = render(preflight.batch_table([50257, 1], [1, 2], TOKENS, "[/x] [red]a\x1b[2J"))
+    assert "[/x] [red]a\\x1b[2J" in shown
 
 
 def test_facts_go_through_json() -> None:

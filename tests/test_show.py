@@ -63,6 +63,7 @@ def test_everything_is_counted(mixed: Path, tmp_path: Path, capsys: pytest.Captu
     assert [(each["speaker"], each["entries"], each["share"]) for each in found["speakers"]["most"]] == [
         *[("b", 2, round(5 / 38.5, 4)), ("a", 2, round(3 / 38.5, 4))]
     ]
+    assert not any(isinstance(number, bool) for number in found["columns"].values())
     assert found["languages"] == {"?": 5, "en": 1} and found["sample_rates"] == {"16000": 4, "8000": 1}
     assert found["label_style"] == "cased"
     assert [found["duration"][name] for name in ("least", "median", "greatest")] == [1.0, 2.0, 30.5]

@@ -132,6 +132,9 @@ def test_the_shares_leave_room_for_the_domain(make_set: Callable[..., Path], tmp
         ("librispeech:train", "librispeech:train: no such subset; choose one of dev-clean"),
         ("hub:name:train", "--data hub:name:train: write hub:USER/NAME:SPLIT, or hub:USER/NAME/CONFIGURATION:SPLIT"),
         ("silent", "silent: holds no audio files (.wav .flac"),
+        ("tars", "tars: holds tars; name them, as in 'tars/*.tar'"),
+        ("", "--data '': names no set; give a source, or . for this folder"),
+        ("mine=", "--data 'mine=': names no set"),
     ],
 )
 def test_a_source_that_cannot_be_read_says_why(
@@ -140,6 +143,8 @@ def test_a_source_that_cannot_be_read_says_why(
     monkeypatch.chdir(tmp_path)
     for folder in ("folder.jsonl", "silent"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "tars").mkdir()
+    write(tmp_path / "tars" / "0.tar", "")
     write(tmp_path / "clip.wav", "")
     write(tmp_path / "empty.jsonl", "\n\n")
     write(tmp_path / "empty.csv", "audio,text\n")

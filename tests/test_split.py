@@ -15,6 +15,7 @@ import soundfile
 from conftest import REPOSITORY, babble
 from hypothesis import given
 from hypothesis import strategies as st
+from tars import write_tar
 
 from whisper_min.config import InputError
 from whisper_min.data import __main__ as commands
@@ -156,6 +157,15 @@ def test_wrong_usage_is_told_at_once_and_nothing_is_written(
     assert "leave nothing to train on" in capsys.readouterr().err
     assert run("split", "demo", "--to", tmp_path / "dev.jsonl", *cache) == 2
     assert "is a file; give a folder" in capsys.readouterr().err
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(9, np.nan, np.float32), 16_000, subtype="FLOAT")
+    for name in ("none", "nan"):
+        (tmp_path / f"{name}.txt").write_text("Hello.")
+    assert run("split", tmp_path, "--to", tmp_path / "new", *cache) == 2
+    assert "holds no samples" in (err := capsys.readouterr().err) and "not finite" in err
+    tar = write_tar(tmp_path / "a.tar", [("a.wav", (tmp_path / "nan.wav").read_bytes()), ("a.txt", b"Hi.")])
+    assert run("split", tar, "--to", tmp_path / "new", *cache) == 2
+    assert "a manifest cannot name recordings inside tars" in capsys.readouterr().err
     manifest = make_set("mine", ["Hello."] * 4, seconds=0.1)
     (manifest.parent / "2.wav").unlink()
     assert run("split", manifest, "--to", tmp_path / "new", *cache) == 2
@@ -163,6 +173,18 @@ def test_wrong_usage_is_told_at_once_and_nothing_is_written(
     assert run("split", make_set("two", ["Hello."] * 2, seconds=0.1), "--to", tmp_path / "new", *cache) == 2
     assert "2 entries hold 2 different recordings, too few for 3 parts" in capsys.readouterr().err
     assert not (tmp_path / "new").exists() and (tmp_path / "dev.jsonl").read_text() == "mine"
+
+
+def test_a_folder_s_name_is_no_markup(
+    tmp_path: Path,
+    make_set: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest, to = make_set("mine", ["Hello."] * 4, seconds=0.1), Path("[", "b]")
+    assert run("split", manifest, "--to", to, "--data_dir", tmp_path / "cache") == 0
+    assert len(read(to / "train.jsonl")) == 2 and "[/b]/train.jsonl" in capsys.readouterr().out
 
 
 def test_check_says_what_a_training_would(

@@ -127,6 +127,10 @@ def test_every_faulty_line_is_told(content: str, expected: str) -> None:
 def test_all_faults_are_told_at_once() -> None:
     every = "\n\n".join(content for content, _ in FAULTY[:6])
     assert len(faults_of(lambda: parse(Path("a.srt"), every))) == 6
+    no_line_between = "WEBVTT\nKind: captions\n00:01.000 --> 00:02.000\nHello.\n\n00:03.000 --> 00:04.000\nThere."
+    assert faults_of(lambda: parse(Path("a.vtt"), no_line_between)) == [
+        "a.vtt, line 3: times in the header; put an empty line before each cue"
+    ]
     assert faults_of(lambda: parse(Path("a.vtt"), "00:01.000 --> 00:02.000\nHello.")) == [
         "a.vtt, line 1: does not begin with WEBVTT; add that line and an empty one"
     ]

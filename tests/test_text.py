@@ -223,6 +223,11 @@ def test_a_restyled_text_is_cut_where_its_parts_ended(parts: list[str]) -> None:
         assert [len(part.split()) for part in cut] == [len(part.split()) for part in parts]
 
 
+def test_texts_of_neighbours_are_joined_without_the_token_for_nobody() -> None:
+    assert text.join(["One.", text.NON_SPEECH, "Two."]) == "One. Two."
+    assert text.join([text.NON_SPEECH, text.NON_SPEECH]) == text.NON_SPEECH and text.join([]) == ""
+
+
 def test_another_text_is_not_cut() -> None:
     """Languages without spaces are cut where nothing was restyled; other words have no place to be cut at."""
     assert text.cut_like("你好世界", ["你好", "世界"]) == ["你好", "世界"]

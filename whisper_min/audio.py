@@ -42,6 +42,9 @@ MAX_SECONDS = 6 * 3600
 UNKNOWN_FRAMES = 2**62
 # From here on a WAV's claim means a stream of unknown length: what sox, ffmpeg and others write into pipes.
 STREAMED_BYTES = 0x7FFF0000
+# What is wrong with a recording that decodes and is of no use.
+NO_SAMPLES = "holds no samples; remove the entry"
+NOT_FINITE = "holds numbers that are not finite (NaN); convert the file again"
 # A WAV that ends so many seconds early is whole: some programs claim their header, too.
 CUT_SECONDS = 0.05
 
@@ -126,7 +129,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     Without the Xing header libsndfile guesses the length of an MP3 from its first frame's bit rate, and with a variable
     one stops reading there, early or late; in a pipe there is nothing to guess from, and it reads to the end.
     """
-    file = soundfile.SoundFile(str(path))
+    # soundfile encodes names itself, and cannot encode those that are not UTF-8
+    file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path))
     if file.format != "MP3":
         return file
     receiver, sender = os.pipe()

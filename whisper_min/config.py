@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whisper_min import runs
+from whisper_min.text import visible
 
 # Options that take several sets; repeated flags add up.
 SET_OPTIONS = ("data", "eval_data", "retain", "replay")
@@ -477,7 +478,7 @@ def check_run_folder(cfg: Config) -> list[str]:
 def print_faults(error: InputError) -> int:
     """Print the faults on stderr, one a line; the exit code of wrong usage or input."""
     for fault in error.faults:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {visible(fault)}", file=sys.stderr)
     if len(error.faults) > 1:
         print(f"{len(error.faults)} faults; nothing was written", file=sys.stderr)
     return 2

@@ -74,6 +74,17 @@ def restyle(text: str, style: str) -> str:
     return text if text[-1] in ".!?…" else text + "."
 
 
+def join(texts: Sequence[str]) -> str:
+    """The text of clips that follow each other: those in which nobody speaks add nothing to the words of others."""
+    spoken = [text for text in texts if text != NON_SPEECH]
+    return " ".join(spoken) if spoken or not texts else NON_SPEECH
+
+
+def visible(text: str) -> str:
+    """A text as one line that cannot steer a terminal: what is not printable is written as its escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def cut_like(text: str, parts: Sequence[str]) -> list[str] | None:
     """Cut a text where these parts of it ended before it was restyled: by letters, else by their numbers of words.
 

@@ -31,6 +31,8 @@ DEFAULT_SHARE = 0.5
 # SpecAugment (arXiv:1904.08779), the LibriSpeech policy LD: two masks along each axis, at most so wide (of 80 mel bins,
 # and in frames of 10 ms), and together at most so much of a clip's time.
 MASKS, MASKED_BINS, MASKED_FRAMES, MASKED_SHARE = 2, 27, 100, 0.2
+# Parts of recordings that are drawn for a clip until one is not silent.
+NOISE_DRAWS = 20
 
 _WORD = re.compile(r"(?P<name>[a-z]+)(=(?P<low>-?\d+(\.\d+)?)(\.\.(?P<high>-?\d+(\.\d+)?))?)?(@(?P<share>\d*\.?\d+))?")
 
@@ -122,13 +124,27 @@ def check(cfg: Config) -> list[str]:
             faults.append(f"--noise {cfg.noise}: is no folder; give one of recordings without speech")
         elif not recordings(cfg.noise):
             faults.append(f"--noise {cfg.noise}: holds no recordings ({' '.join(AUDIO_SUFFIXES)})")
+        else:
+            faults += [f"--noise {path}: {fault}" for path in recordings(cfg.noise) if (fault := _fault(path))]
     return faults
+
+
+def _fault(path: Path) -> str | None:
+    """What a recording's header says is wrong with it."""
+    try:
+        return None if audio.info(path).seconds > 0 else "holds no samples; remove it"
+    except audio.AudioError as error:
+        return f"{error}; convert it, or remove it"
 
 
 @functools.cache
 def recordings(folder: Path) -> list[Path]:
     """The recordings below a folder, in the order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
 
 
 class Augmentation:
@@ -153,7 +169,8 @@ class Augmentation:
         drawn = []
         for effect in self.effects:
             # an effect's draws are its own: adding another one leaves them as they are
-            digest = hashlib.blake2b(f"{self.seed} {visit} {effect.name} {clip}".encode(), digest_size=8)
+            named = f"{self.seed} {visit} {effect.name} {clip}".encode("utf-8", "surrogatepass")
+            digest = hashlib.blake2b(named, digest_size=8)
             rng = np.random.default_rng(int.from_bytes(digest.digest(), "big"))
             if rng.random() < effect.share:
                 strength = float(rng.uniform(effect.low, effect.high))
@@ -206,15 +223,18 @@ class Augmentation:
         if self.noise is None:
             return channels.coloured_noise(samples, rng)
         files = recordings(self.noise)
-        path = files[rng.integers(len(files))]
-        try:
-            spare = audio.info(path).seconds - samples / SAMPLE_RATE
-            noise = audio.read(path, rng.uniform(0, max(spare, 0)), samples / SAMPLE_RATE)
-        except audio.AudioError as error:
-            raise audio.AudioError(f"--noise: {path}: {error}") from None
-        if not noise.any():
-            raise audio.AudioError(f"--noise: {path}: is silent; remove it")
-        return np.resize(noise, samples)
+        for _ in range(NOISE_DRAWS):
+            path = files[rng.integers(len(files))]
+            try:
+                spare = audio.info(path).seconds - samples / SAMPLE_RATE
+                noise = audio.read(path, rng.uniform(0, max(spare, 0)), samples / SAMPLE_RATE)
+            except audio.AudioError as error:
+                raise audio.AudioError(f"--noise: {path}: {error}") from None
+            if not np.isfinite(noise).all():
+                raise audio.AudioError(f"--noise: {path}: {audio.NOT_FINITE}, or remove it")
+            if noise.any():
+                return np.resize(noise, samples)
+        raise audio.AudioError(f"--noise: {path}: is silent, as other parts drawn from {self.noise}; remove what is")
 
 
 def _mask(rng: np.random.Generator, widest: int, length: int) -> tuple[int, int]:

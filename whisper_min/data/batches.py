@@ -23,7 +23,7 @@ from whisper_min.config import Config, timestamps_share
 from whisper_min.data import augment
 from whisper_min.data.examples import Example, Segment
 from whisper_min.data.tokens import Label, Targets, Tokens
-from whisper_min.text import cut_like
+from whisper_min.text import NON_SPEECH, cut_like, join
 
 T = TypeVar("T")
 Done = TypeVar("Done")
@@ -43,8 +43,8 @@ class Window:
 
     @property
     def text(self) -> str:
-        """The label of the row: the texts joined by a space."""
-        return " ".join(self.texts)
+        """The label of the row."""
+        return join(self.texts)
 
     @property
     def name(self) -> str:
@@ -218,7 +218,7 @@ def fill_windows(clips: Iterable[Clip], tokens: Tokens) -> Iterator[list[Clip]]:
     window: list[Clip] = []
     for clip in clips:
         joined = [*window, clip]
-        text = " ".join(each.text for each in joined)
+        text = join([each.text for each in joined])
         segments = tuple(segment for each in joined for segment in each.example.segments)
         too_long = sum(each.samples for each in joined) > N_SAMPLES
         if window and (too_long or not tokens.fits(text) or not tokens.fits(text, segments)):
@@ -377,7 +377,8 @@ def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -
     heard : float
         length of the window after augmentation, which may play it faster or slower
     """
-    drawn = random.Random(f"{cfg.seed} {window.visit} label {window.name}")
+    # a name may hold half characters: of a file's name that is not UTF-8, or of JSON
+    drawn = random.Random(f"{cfg.seed} {window.visit} label {window.name}".encode("utf-8", "surrogatepass"))
     with_prompt, with_timestamps = drawn.random() < cfg.prompts, drawn.random() < timestamps_share(cfg)
     prompt = (window.examples[0].prompt or "") if with_prompt else ""
     segments = timed(window, seconds, heard / sum(seconds)) if with_timestamps else ()
@@ -385,10 +386,16 @@ def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -
 
 
 def timed(window: Window, seconds: Sequence[float], stretch: float = 1.0) -> tuple[Segment, ...]:
-    """The segments of a window in its texts' style, their times from its start; () unless every clip has its own."""
+    """The segments of a window in its texts' style, their times from its start; () unless every clip has its own.
+
+    One in which nobody speaks needs none.
+    """
     made: list[Segment] = []
     start = 0.0
     for example, text, length in zip(window.examples, window.texts, seconds, strict=True):
+        if text == NON_SPEECH:
+            start += length
+            continue
         parts = cut_like(text, [segment.text for segment in example.segments])
         if not example.segments or parts is None:
             return ()

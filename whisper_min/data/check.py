@@ -14,6 +14,7 @@ from whisper import ModelDimensions
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
 from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.text import visible
 
 # large-v3's, whose tokens are those of every multilingual model and know every language.
 DIMS = ModelDimensions(128, 1500, 1280, 20, 32, 51866, 448, 1280, 20, 32)
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     out = Console()
     out.print(preflight.table(report))
     for note in report.notes:
-        out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        out.print(visible(f"note: {note}"), markup=False, highlight=False, soft_wrap=True)
     if report.faults:
         raise InputError(report.shown_faults())
     return 0

@@ -37,7 +37,7 @@ LANGUAGE_COLUMNS = ("language", "locale")
 # Names under which the same split is published (datasets/data_files.py), the one that is made here first.
 SPLIT_NAMES = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing", "eval", "evaluation"))
 # `train-00000-of-00007.parquet`, `train.parquet`, `train/0000.parquet`
-SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?(-[0-9a-f]{16})?\.parquet")
+SHARD = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?(-[0-9a-f]{16})?\.parquet", re.DOTALL)
 NUMBERED = re.compile(r"\d+")
 # First bytes of audio files whose format they tell.
 MAGIC = {b"fLaC": ".flac", b"OggS": ".ogg", b"RIFF": ".wav", b"RF64": ".wav", b"FORM": ".aiff", b"ID3": ".mp3"}
@@ -100,7 +100,7 @@ def fetch(where: str, source: str, split: str | None, data_dir: Path, columns: C
     dataset, asked = match[1], match[2]
     home = data_dir / "hub" / dataset.replace("/", "--")
     known = sorted(home.glob("*/listing.json"))
-    listing = Listing(**json.loads(known[0].read_text(encoding="utf-8"))) if known else _list(where, dataset)
+    listing = Listing(**_read_json(where, known[0])) if known else _list(where, dataset)
     configuration = _choose_configuration(where, listing, asked)
     shards, stored, made = _choose_split(where, listing.configurations[configuration], split)
     folder = home / _folder_name(listing.commit) / _folder_name(configuration)
@@ -112,6 +112,14 @@ def fetch(where: str, source: str, split: str | None, data_dir: Path, columns: C
     if not (unpacked / "manifest.jsonl").exists():
         _unpack(where, listing, shards, audio_column, unpacked)
     return Fetched(unpacked / "manifest.jsonl", Columns("audio_filepath", text_column), made)
+
+
+def _read_json(where: str, path: Path) -> dict[str, Any]:
+    """An object that was kept from the last time."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{where}: {path} is damaged ({error}); remove {path.parent}, and run again") from None
 
 
 def _folder_name(name: str) -> str:
@@ -132,9 +140,15 @@ def _list(where: str, dataset: str) -> Listing:
         dataset,
         lambda: list(api.list_repo_tree(dataset, repo_type="dataset", revision=info.sha, recursive=True)),
     )
-    sizes = {file.path: file.size for file in files if file.path.endswith(".parquet")}
+    sizes = {file.path: file.size for file in files if SHARD.fullmatch(PurePosixPath(file.path).name)}
     card = info.card_data.to_dict() if info.card_data else {}
-    default, configurations = arrange(sizes, card.get("configs") or [])
+    try:
+        default, configurations = arrange(sizes, card.get("configs") or [])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{where}: the configs of its card are not what the hub says they are ({type(error).__name__}: {error}); "
+            "download it, and give its folder or a manifest of its recordings"
+        ) from None
     if not configurations:
         raise InputError(
             f"{where}: holds no parquet shards; download it, and give its folder or a manifest of its recordings"
@@ -216,7 +230,7 @@ def _kinds(where: str, listing: Listing, shards: Mapping[str, int], folder: Path
     """What each column of a configuration holds; asks the first shard where that is not known yet."""
     path = folder / "columns.json"
     if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return _read_json(where, path)
     _check_room(where, listing, shards, folder)  # before the first download, of which there will be more
     shard = next(iter(shards))
     kinds = column_kinds(_open(where, _download(where, listing, shard), shard).schema_arrow)

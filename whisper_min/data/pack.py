@@ -28,8 +28,9 @@ from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import shards, sources
 from whisper_min.data.batches import Clip, Window, fill_windows, timed
-from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.examples import AUDIO_SUFFIXES, Example, SpeechSet
 from whisper_min.data.tokens import Tokens
+from whisper_min.text import join
 
 # What decides how long a joined text may be: every multilingual Whisper's vocabulary and text context.
 DIMENSIONS = ModelDimensions(80, 1500, 64, 1, 1, 51865, 448, 64, 1, 1)
@@ -87,13 +88,15 @@ def pack(options: Options, console: Console) -> tuple[int, int, list[str]]:
 
     Nothing but one entry, or one window's clips, is held. InputError with all faults.
     """
-    if options.shard_size < 1:
-        raise InputError(f"--shard_size {options.shard_size}: must be at least 1")
-    if options.to.exists():
-        raise InputError(f"--to {options.to}: exists; choose another folder, or remove it")
-    if not options.to.absolute().parent.is_dir():
-        raise InputError(f"--to {options.to}: its folder does not exist; make it first")
     faults: list[str] = []
+    if not options.source:
+        faults.append("pack: names no set; give one, as in: python -m whisper_min.data pack my/train.jsonl --to out/")
+    if options.shard_size < 1:
+        faults.append(f"--shard_size {options.shard_size}: must be at least 1")
+    if options.to.exists():
+        faults.append(f"--to {options.to}: exists; choose another folder, or remove it")
+    elif not options.to.absolute().parent.is_dir():
+        faults.append(f"--to {options.to}: its folder does not exist; make it first")
     sets: list[SpeechSet] = []
     for word in shards.join(options.source):
         try:
@@ -166,15 +169,20 @@ def _entries(speech: SpeechSet, report: Callable[[str], None]) -> Iterator[Examp
 
 
 def _whole(examples: Iterable[Example], report: Callable[[str], None]) -> Iterator[Packed]:
-    """Each entry by itself: its file as it is, or as FLAC (16 kHz, 16 bit) where it is a part of one."""
+    """Each entry by itself: its file as it is, or as FLAC (16 kHz, 16 bit) where it is a part of one or where nothing
+    in a file's name says that it is a recording, by which readers of tars know one.
+    """
     for example in examples:
         try:
-            if example.offset is not None:
-                waveform = example.read()
+            if example.offset is not None or not example.audio_name.lower().endswith(AUDIO_SUFFIXES):
+                waveform = _read(example)
                 yield _packed(_flac(waveform), ".flac", [example], [len(waveform) / SAMPLE_RATE])
                 continue
             with example.file() as path:
-                yield _packed(path.read_bytes(), path.suffix.lower(), [example], [audio.info(path).seconds])
+                seconds = audio.info(path).seconds
+                if seconds == 0:
+                    raise audio.AudioError(audio.NO_SAMPLES)
+                yield _packed(path.read_bytes(), path.suffix.lower(), [example], [seconds])
         except (audio.AudioError, OSError) as error:
             report(f"{example.where}: {example.audio_name}: {error}")
 
@@ -186,7 +194,7 @@ def _windows(examples: Iterable[Example], report: Callable[[str], None]) -> Iter
     def clips() -> Iterator[Clip]:
         for example in examples:
             try:
-                waveform = example.read()
+                waveform = _read(example)
             except audio.AudioError as error:
                 report(f"{example.where}: {example.audio_name}: {error}")
                 continue
@@ -203,6 +211,16 @@ def _windows(examples: Iterable[Example], report: Callable[[str], None]) -> Iter
         yield _packed(_flac(np.concatenate(waveforms)), ".flac", [clip.example for clip in window], seconds)
 
 
+def _read(example: Example) -> audio.Waveform:
+    """A waveform to write; AudioError where there is nothing to write or FLAC could not hold it."""
+    waveform = example.read()
+    if not len(waveform):
+        raise audio.AudioError(audio.NO_SAMPLES)
+    if not np.isfinite(waveform).all():
+        raise audio.AudioError(audio.NOT_FINITE)
+    return waveform
+
+
 def _packed(recording: bytes, suffix: str, examples: Sequence[Example], seconds: Sequence[float]) -> Packed:
     """A sample of one entry, or of several with their lengths.
 
@@ -210,7 +228,7 @@ def _packed(recording: bytes, suffix: str, examples: Sequence[Example], seconds:
     first one's prompt.
     """
     row: dict[str, Any] = {"id": " + ".join(example.id for example in examples)}
-    row |= {"text": " ".join(example.text for example in examples if example.text), "duration": math.fsum(seconds)}
+    row |= {"text": join([example.text for example in examples if example.text]), "duration": math.fsum(seconds)}
     window = Window(tuple(examples), tuple(example.text for example in examples), N_SAMPLES)
     row["segments"] = [asdict(segment) for segment in timed(window, seconds)] or None
     row["prompt"] = examples[0].prompt

@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
 
 from whisper_min import audio, runs, text
@@ -339,23 +340,30 @@ def _digests(facts: Sequence[Facts]) -> set[str]:
     return {each.digest for each in facts if each.digest}
 
 
-def _entry_faults(example: Example, facts: Facts, role: str, cfg: Config) -> Iterator[str]:
-    """What makes one entry unusable whatever its text is, each with its fix."""
+def recording_faults(example: Example, facts: Facts) -> Iterator[str]:
+    """What makes a recording unusable for anything."""
     if facts.error is not None:
         yield f"{example.audio_name}: {facts.error}"
-        return
-    if facts.seconds <= 0:
-        yield f"{example.audio_name}: holds no samples; remove the entry"
+    elif facts.seconds <= 0:
+        yield f"{example.audio_name}: {audio.NO_SAMPLES}"
     if not facts.finite:
-        yield f"{example.audio_name}: holds numbers that are not finite (NaN); convert the file again"
+        yield f"{example.audio_name}: {audio.NOT_FINITE}"
+
+
+def _entry_faults(example: Example, facts: Facts, role: str, cfg: Config) -> Iterator[str]:
+    """What makes one entry unusable whatever its text is, each with its fix."""
+    yield from recording_faults(example, facts)
+    if facts.error is not None:
+        return
     if role in TRAINED and facts.seconds > CHUNK_LENGTH:
         yield (
             f"{example.audio_name}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
             "segments (offset and duration in the manifest)"
         )
-    if example.segments and example.segments[-1].end > facts.seconds + DURATION_TOLERANCE:
+    last = example.segments[-1] if example.segments else None
+    if last and (last.end > facts.seconds + DURATION_TOLERANCE or last.start >= facts.seconds):
         yield (
-            f"{example.audio_name}: the last segment ends at {example.segments[-1].end:.2f} s, the clip at "
+            f"{example.audio_name}: the last segment goes from {last.start:.2f} to {last.end:.2f} s, the clip ends at "
             f"{facts.seconds:.2f} s; correct the segments' times"
         )
     if example.language and language_code(example.language) not in (None, language_code(cfg.language)):
@@ -374,6 +382,11 @@ def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens
     """What is wrong with an entry's text, each with its fix."""
     if not example.text and (speech.has_text or speech.held_out):
         yield f"{example.audio_name}: has an empty text; write what is said, or remove the entry"
+    if text.NON_SPEECH in example.text and example.text != text.NON_SPEECH:
+        yield (
+            f"{example.audio_name}: has {text.NON_SPEECH} beside words; it is for clips in which nobody speaks at all: "
+            "remove it"
+        )
     # much like what the original's transcript will make of it
     label = text.restyle(example.text, "sentence" if style == "original" else style)
     for segments, of in (((), "its text has"), (example.segments, "with its timestamps, its text has")):
@@ -626,12 +639,13 @@ def table(report: Report) -> Table:
 
 def batch_table(inputs: Sequence[int], targets: Sequence[int], tokens: Tokens, title: str) -> Table:
     """One row of a batch, token by token: what is read, what should be predicted, whether the loss counts it."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(text.visible(title)), title_justify="left")
     for column in ("position", "decoder reads", "should predict", "in the loss"):
         made.add_column(column, justify="right" if column == "position" else "left")
     for position, (read, predicted) in enumerate(zip(inputs, targets, strict=True)):
         counted = "yes" if predicted >= 0 else "no"
-        made.add_row(str(position), f"{read} {tokens.name(read)}", f"{tokens.name(predicted)}", counted)
+        cells = f"{read} {tokens.name(read)}", tokens.name(predicted)
+        made.add_row(str(position), *map(Text, cells), counted)
     return made
 
 

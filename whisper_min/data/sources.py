@@ -48,6 +48,9 @@ def parse_spec(word: str, option: str) -> Spec:
     The name falls back to the file's stem, or its folder's for `manifest` and for numbered tars.
     """
     rest, share = _parse_share(word, option)
+    if not rest.rpartition("=")[2].strip():
+        said = f"--{option} {word!r}" if option else repr(word)
+        raise InputError(f"{said}: names no set; give a source, or . for this folder")
     name, equals, source = rest.partition("=")
     if not equals or "/" in name:
         name, source = "", rest
@@ -305,13 +308,13 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
 def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
     """How many entries fill each column: of a manifest all that it has, of other sources what an example holds."""
     path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
-    if path.suffix.lower() in MANIFEST_SUFFIXES:
+    if path.suffix.lower() in MANIFEST_SUFFIXES and not spec.source.startswith(DOWNLOADED):
         rows = [row for _, row in _rows(path, _read_text(path)) if isinstance(row, dict)]
     else:
         rows = [manifest_row(example, path) for example in speech.examples]
     filled: Counter[str] = Counter()
     for row in rows:
-        filled.update({column: value not in (None, "", []) for column, value in row.items()})
+        filled.update({column: int(value not in (None, "", [])) for column, value in row.items()})
     return dict(filled)
 
 
@@ -396,6 +399,8 @@ def read_folder(folder: Path) -> list[Example]:
     # without a single transcript it is a set without text, which --retain and --replay take
     if faults and not len(faults) == silent == len(examples):
         raise InputError(faults)
+    if not examples and any(is_tar(path.name) for path in paths):
+        raise InputError(f"{folder}: holds tars; name them, as in '{folder}/*.tar'")
     if not examples:
         raise InputError(f"{folder}: holds no audio files ({' '.join(AUDIO_SUFFIXES)})")
     return examples

@@ -10,13 +10,15 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from whisper_min import runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import parts, preflight, sources
 from whisper_min.data.examples import Example
 from whisper_min.data.preflight import Facts
+from whisper_min.text import visible
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ def main(argv: Sequence[str]) -> int:
     console, report = Console(stderr=True), preflight.Report()
     facts = preflight.inspect_all(speech.examples, cfg, console, report, decode_all=True)
     for example, its in zip(speech.examples, facts, strict=True):
-        if its.error is not None:
-            report.faults.append(f"{example.where}: {example.audio_filepath}: {its.error}")
-        elif not example.audio_filepath.is_file():
-            report.faults.append(f"{example.where}: its audio is no file that a manifest could name; pack the set")
+        report.faults += [f"{example.where}: {fault}" for fault in preflight.recording_faults(example, its)]
+    if any(example.member for example in speech.examples):
+        report.faults.insert(
+            0, f"{options.source}: a manifest cannot name recordings inside tars; split the set before it is packed"
+        )
     if report.faults:
         raise InputError(report.shown_faults())
     counts = [max(1, round(share * len(speech.examples))) for share in shares.values()]
@@ -64,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         rows = [
             # what other programs ask for and an entry may lack
             sources.manifest_row(
-                replace(each, duration=each.duration or round(known[each.where].seconds, 3)), path.parent
+                replace(each, duration=each.duration or round(known[each.where].seconds, 4)), path.parent
             )
             for each in made[name]
         ]
@@ -90,11 +93,12 @@ def check(options: Options, paths: dict[str, Path]) -> list[str]:
 
 def show(paths: dict[str, Path], made: dict[str, list[Example]], known: dict[str, Facts]) -> None:
     """Say what was written."""
-    table = Table("manifest", "entries", "hours", "speakers")
+    table = Table(Column("manifest", overflow="fold"), "entries", "hours", "speakers")
     for name, path in paths.items():
         seconds = sum(known[example.where].seconds for example in made[name])
         speakers = {example.speaker for example in made[name] if example.speaker}
-        table.add_row(str(path), str(len(made[name])), f"{seconds / 3600:.2f}", str(len(speakers) or "?"))
+        counts = str(len(made[name])), f"{seconds / 3600:.2f}", str(len(speakers) or "?")
+        table.add_row(Text(visible(str(path))), *counts)
     out = Console()
     out.print(table)
     everyone = [{example.speaker for example in its if example.speaker} for its in made.values()]

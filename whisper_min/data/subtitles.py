@@ -113,7 +113,10 @@ def parse(path: Path, content: str) -> tuple[list[Cue], str | None]:
     language = None
     blocks = list(_blocks(content))
     if is_vtt:
-        header = blocks.pop(0)[1] if blocks and blocks[0][1][0].split()[0] == "WEBVTT" else []
+        is_headed = blocks and blocks[0][1][0].split()[0] == "WEBVTT"
+        first, header = blocks.pop(0) if is_headed else (1, [])
+        if at := next((index for index, line in enumerate(header) if "-->" in line), None):
+            faults.append(f"{path}, line {first + at}: times in the header; put an empty line before each cue")
         if not header:
             faults.append(f"{path}, line 1: does not begin with WEBVTT; add that line and an empty one")
         language = next(

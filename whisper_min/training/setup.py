@@ -18,6 +18,7 @@ from whisper_min.data.batches import Batch, Order, Schedule, Window
 from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
+from whisper_min.text import visible
 from whisper_min.training import batch_size, memory
 from whisper_min.training.precision import choose_device, choose_precision
 
@@ -131,9 +132,9 @@ def show_check(prepared: Prepared, out: Console) -> None:
     cfg, report = prepared.cfg, prepared.report
     out.print(preflight.table(report))
     for note in report.notes:
-        out.print(f"note: {note}", markup=False, highlight=False)
+        out.print(visible(f"note: {note}"), markup=False, highlight=False)
     for fault in report.skipped:
-        out.print(f"left out: {fault}", markup=False, highlight=False)
+        out.print(visible(f"left out: {fault}"), markup=False, highlight=False)
     _, windows = next(prepared.schedule.from_position(0, 0))
     batch = prepared.collate(windows)
     for row, window in enumerate(batch.windows):
