@@ -108,7 +108,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     # ---- The run folder, and who may interfere.
     run = RunFolder.create(cfg.runs_dir / name, runtime_before=state["runtime"])
     reporter.log_to(run.path / "train.log")
-    record = card.run_record(cfg, origin, device, precision)
+    record = card.run_record(cfg, origin, device, precision) | {"data_fingerprint": prepared.data_fingerprint}
     preflight.write_lists(run.path, prepared.report)
     run.write_config(record)
     run.beat(state="starting", step=state["step"], max_steps=max_steps)

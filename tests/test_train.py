@@ -574,6 +574,29 @@ def varied_finished(workshop: Workshop) -> Path:
     return workshop.train("varied-finished", *VARIED)
 
 
+@pytest.mark.parametrize("change", ["text", "order", "recording", "nothing"])
+def test_a_run_is_not_resumed_on_other_data(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    """Exactly where it stopped: the manifest's texts and order, and the recordings, are those of the start."""
+    manifest = write_set(tmp_path / "mine", TEXTS[:4], [1.0, 1.0, 1.0, 1.0])
+    argv = workshop.argv(f"changed-{change}", "--max_steps", "1")
+    argv[argv.index("--data") + 1] = f"mine={manifest}"
+    assert train.main(argv) == 0
+    lines = manifest.read_text().splitlines(keepends=True)
+    if change == "text":
+        manifest.write_text("".join([lines[0].replace("fox", "cat"), *lines[1:]]))
+    elif change == "order":
+        manifest.write_text("".join(reversed(lines)))
+    elif change == "recording":
+        shutil.copy(manifest.parent / "1.wav", manifest.parent / "0.wav")
+    capsys.readouterr()
+    code = train.main(["--resume", str(workshop.runs / f"changed-{change}"), "--max_steps", "2"])
+    said = capsys.readouterr().err
+    assert code == (0 if change == "nothing" else 2)
+    assert ("the training data is not what the run was started with" in said) == (change != "nothing")
+
+
 @pytest.mark.parametrize(
     ("state", "step", "options"),
     [

@@ -311,10 +311,10 @@ def streams(cfg: Config) -> bool:
     return any(map(is_tar, cfg.data))
 
 
-def base_fingerprint(run: Path | None) -> str:
-    """The fingerprint of the weights that a run started from."""
+def recorded(run: Path | None, key: str) -> str:
+    """What config.json holds beside the options, such as the fingerprint of the weights that a run started from."""
     record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
-    return str(record.get("weights_fingerprint"))
+    return str(record.get(key))
 
 
 def timestamps_share(cfg: Config) -> float:

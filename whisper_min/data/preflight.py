@@ -168,6 +168,18 @@ class Report:
     skipped: list[str] = field(default_factory=list)
     """Faults of entries that were left out, under --skip_bad or because the original could not label them."""
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells the entries that are trained on from any others, in their order: texts, places and recordings."""
+        parts = [
+            [each.role, each.speech.share, each.entries, each.speech.shards]
+            + [[facts.seconds, facts.digest] for facts in each.facts]
+            + [[example.id, example.text, example.offset, example.duration] for example in each.speech.examples]
+            for each in self.sets
+            if each.role in TRAINED
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def role(self, role: str) -> list[CheckedSet]:
         """The sets of one role: `data`, `eval_data`, `retain` or `replay`."""
         return [each for each in self.sets if each.role == role]

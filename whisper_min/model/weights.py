@@ -26,7 +26,7 @@ from torch import Tensor
 from whisper import ModelDimensions, Whisper
 
 from whisper_min import runs
-from whisper_min.config import InputError, base_fingerprint
+from whisper_min.config import InputError, recorded
 from whisper_min.config import load as load_config
 from whisper_min.model import ctranslate2, lora
 from whisper_min.model.interpolate import interpolate
@@ -87,7 +87,7 @@ def load(name: str) -> tuple[Whisper, Origin]:
 
 def load_original(run: Path) -> tuple[Whisper, Origin]:
     """What a run started from; InputError where that is not to be had, or is not the same weights any more."""
-    name, expected = load_config(run).model, base_fingerprint(run)
+    name, expected = load_config(run).model, recorded(run, "weights_fingerprint")
     model, origin = load(name)
     if origin.fingerprint != expected:
         raise InputError(

@@ -32,6 +32,8 @@ class Prepared:
     dims: ModelDimensions
     tokens: Tokens
     report: preflight.Report
+    data_fingerprint: str
+    """Of the training data as it was read."""
     schedule: Order
     device: torch.device
     precision: str
@@ -75,6 +77,12 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     with collecting():
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
     faults += report.shown_faults()
+    fingerprint = report.fingerprint
+    if cfg.resume and not faults and config.recorded(cfg.resume, "data_fingerprint") not in ("None", fingerprint):
+        faults.append(
+            f"--resume {cfg.resume}: the training data is not what the run was started with; restore it, or start a "
+            f"new run from the last checkpoint with --model {cfg.resume}"
+        )
     longest = max((each.longest for each in report.sets if each.role in preflight.TRAINED), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
     if not faults and cfg.batch_size == "auto":
@@ -85,7 +93,9 @@ def prepare(cfg: Config, console: Console) -> Prepared:
         raise InputError(faults)
     schedule = build_schedule(report, cfg, tokens)
     max_steps = cfg.max_steps or max(1, round(cfg.epochs * schedule.steps_per_epoch(cfg.accumulate)))
-    return Prepared(replace(cfg, max_steps=max_steps), dims, tokens, report, schedule, device, precision, load)
+    return Prepared(
+        replace(cfg, max_steps=max_steps), dims, tokens, report, fingerprint, schedule, device, precision, load
+    )
 
 
 def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Order:
@@ -112,7 +122,7 @@ def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whis
     if checkpoint is not None:
         loaded = weights.load(str(checkpoint))
         original = weights.Origin(
-            cfg.model, str(checkpoint), config.base_fingerprint(cfg.resume), loaded[1].alignment_heads
+            cfg.model, str(checkpoint), config.recorded(cfg.resume, "weights_fingerprint"), loaded[1].alignment_heads
         )
         return lambda: (loaded[0], original), loaded[0].dims
     if dims is not None:
