@@ -40,7 +40,7 @@ def micro_batches() -> MicroBatches:
     tokens, cfg = Tokens(DIMS), Config(model="small", method="full")
     schedule = Schedule([], [], [], "trim", 8, tokens, 0)
     prepared = Prepared(
-        *(cfg, DIMS, tokens, preflight.Report(), schedule, torch.device("cpu"), "fp32"), load=lambda: pytest.fail()
+        *(cfg, DIMS, tokens, preflight.Report(), "", schedule, torch.device("cpu"), "fp32"), load=lambda: pytest.fail()
     )
     weight = torch.nn.Parameter(torch.zeros(()))
     return MicroBatches(prepared, torch.optim.SGD([weight]), Reporter())
