@@ -36,6 +36,7 @@ from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.micro_batches import MicroBatches
+from whisper_min.training.mirrors import Mirrors
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
 from whisper_min.training.readback import Readback
@@ -111,7 +112,7 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
     preflight.write_lists(run.path, prepared.report)
     run.write_config(record)
     run.beat(state="starting", step=state["step"], max_steps=max_steps)
-    steering = Steering(run)
+    steering, mirrors = Steering(run), Mirrors(cfg.report_to, run, reporter.print)
     kept = KeptResults(cfg, prepared.tokens, origin.fingerprint, precision)
     evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision, kept)
     reporter.print(preflight.table(prepared.report), *(f"note: {note}" for note in prepared.report.notes), sep="\n")
@@ -239,6 +240,8 @@ def train(prepared: setup.Prepared, reporter: Reporter) -> int:
         with suppress(OSError):  # a full disk must not hide why the run failed
             run.beat(force=True, state="failed", exit_reason=f"{type(error).__name__}: {error}")
         raise
+    finally:
+        mirrors.finish()
     run.beat(force=True, state="finished", step=step, exit_reason=reason)
     reporter.print(reason)
     evaluate.summarise(Console(), state["best"], cfg)

@@ -42,8 +42,8 @@ ROWS = {
     "+ KL on the domain": "--kl 1 --kl_on domain",
     "+ EWC": "--replay {replay}@0 --ewc 0.3",
     "+ L2-SP": "--l2sp 0.3",
-    "+ replay": "--method full --label_style sentence --kl 0 --replay {replay}",
-    "+ KL on replay": "--method full --label_style sentence --replay {replay}",
+    "+ replay": "--method full --label_style sentence --replay_augment none --kl 0 --replay {replay}",
+    "+ KL on replay": "--method full --label_style sentence --replay_augment none --replay {replay}",
     "recommended": "--replay {replay}",
 }
 QUICK_ROWS = ("full", "LoRA", "+ replay", "+ KL on replay", "recommended")

@@ -12,7 +12,7 @@ import torch
 from whisper import ModelDimensions
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
-from whisper_min import audio
+from whisper_min import audio, config
 from whisper_min.config import Config
 from whisper_min.data import augment
 from whisper_min.data.augment import KINDS, Augmentation, Drawn, Effect, parse
@@ -196,3 +196,17 @@ def test_masks_are_no_larger_than_the_policy_s(clips: list[Example]) -> None:
             assert changed[1][frames + 2 :].sum() == 0
             values = row[row != plain[name]]
             assert len(values) == 0 or values.std() < 1e-6
+
+
+def test_replay_is_augmented_unless_told_otherwise() -> None:
+    """`--replay` brings what kept most; `none` leaves it as it is, also after a resume; what is frozen needs none."""
+    replay = {"replay": ("general@0.25",), "run": "x"}
+    resolved = config.resolve(Config(**replay))
+    assert resolved.replay_augment == config.REPLAY_AUGMENT
+    assert augment.check(resolved) == []
+    assert augment.of_role(resolved, "replay").effects and not augment.of_role(resolved, "domain").effects
+    plain = config.resolve(config.resolve(Config(replay_augment=("none",), **replay)))
+    assert augment.check(plain) == [] and not augment.of_role(plain, "replay").effects
+    assert config.resolve(Config(freeze_encoder=True, **replay)).replay_augment == ()
+    assert config.resolve(Config(run="x")).replay_augment == ()
+    assert config.resolve(Config(replay=("general@0",), run="x")).replay_augment == ()

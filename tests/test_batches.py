@@ -56,7 +56,7 @@ def ids(batches: list[list[Window]]) -> list[list[list[str]]]:
 
 
 def seconds_of(order: Schedule, window: Window) -> float:
-    return sum(order.samples[int(example.id)] for example in window.examples) / SAMPLE_RATE
+    return sum(order.clips[int(example.id)].samples for example in window.examples) / SAMPLE_RATE
 
 
 LENGTHS = st.lists(st.floats(0.1, 30.0), min_size=1, max_size=40)
@@ -81,9 +81,9 @@ def test_each_example_is_in_an_epoch_once_and_fits_its_context(
     for window in windows:
         assert seconds_of(order, window) * SAMPLE_RATE <= window.context
         assert TOKENS.fits(window.text)
-        assert window.texts == tuple(order.texts[int(example.id)] for example in window.examples)
+        assert window.texts == tuple(order.clips[int(example.id)].text for example in window.examples)
         if audio_context == "trim":
-            assert window.context == audio.context_samples(order.samples[int(window.examples[0].id)])
+            assert window.context == audio.context_samples(order.clips[int(window.examples[0].id)].samples)
 
 
 def test_pack_joins_what_fits() -> None:

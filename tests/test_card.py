@@ -90,6 +90,29 @@ def test_the_body_shows_original_and_model_and_the_steps() -> None:
     assert "_ALIGNMENT_HEADS['tiny.en']" in body
 
 
+def test_a_points_results_are_its_own(tmp_path: Path) -> None:
+    """A checkpoint's are of its newest evaluation; a point's of a sweep at just this point, or there are none."""
+    run = runs.RunFolder(tmp_path)
+    for step, rate in [(0, 0.5), (2, 0.3), (4, 0.2), (6, 0.9)]:
+        run.log_metrics(step, {"eval/domain/wer": rate, "eval/domain/raw_wer": 1.0, "eval/silent/drift": 0.1})
+    point = {"checkpoint": "checkpoints/5", "alpha": 1.0, "lines": None}
+    assert card.point_results(tmp_path, point) == ({"domain": {"wer": 0.2, "original_wer": 0.5}}, 4)
+    half = {**point, "alpha": 0.5}
+    assert card.point_results(tmp_path, half) == ({}, 5)
+    rows = [
+        {**point, "alpha": 0.0, "set": "test", "wer": 0.6},
+        {**half, "set": "domain", "wer": 0.25},
+        {**half, "set": "test", "wer": 0.35},
+        {**half, "set": "silent", "drift": 0.2},
+        {**half, "lines": 0.2, "set": "domain", "wer": 0.7},
+        {**half, "checkpoint": "checkpoints/4", "set": "domain", "wer": 0.8},
+        {"chosen": True, **half},
+    ]
+    run.append("sweep.jsonl", rows)
+    expected = {"domain": {"wer": 0.25, "original_wer": 0.5}, "test": {"wer": 0.35, "original_wer": 0.6}}
+    assert card.point_results(tmp_path, half) == (expected, 5)
+
+
 def test_the_record_is_json_and_gives_the_options_back(tmp_path: Path) -> None:
     """config.json: every option survives the way to disk and back; versions and fingerprint stand beside."""
     cfg = Config(data=("a=x.jsonl", "y"), eval_data=("z",), lr=1e-5, run="r", runs_dir=tmp_path, max_steps=7)

@@ -122,7 +122,7 @@ def test_an_engine_that_hears_something_else_is_no_export(
     model = save_openai(ending_whisper(), tmp_path / "model.pt")
     monkeypatch.setattr(export, "VERIFIED_CLIPS", 2)
 
-    def deaf(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+    def deaf(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
         return lambda waveform: "What?"
 
     monkeypatch.setattr(openai, "transcriber", deaf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from whisper import Whisper
 
 from whisper_min import export
 from whisper_min.config import Config, to_record
+from whisper_min.engines import openai
 from whisper_min.model import weights
 from whisper_min.model.interpolate import interpolate
 from whisper_min.runs import RunFolder
@@ -104,6 +106,47 @@ def test_what_is_no_point_is_refused(
     assert export.main([str(run), *OPENAI, str(run.parent / "m.pt"), *options]) == 2
     assert says in capsys.readouterr().err
     assert not (run.parent / "m.pt").exists()
+
+
+def test_the_card_is_of_what_was_exported(run: Path) -> None:
+    """The chosen point's results, or the named one's; precision and place are said; a plain model has no card."""
+    folder = RunFolder(run)
+    for step, rate in [(0, 0.5), (1, 0.2), (2, 0.4)]:
+        folder.log_metrics(step, {"eval/domain/wer": rate})
+    options = export.Options(str(run), run.parent / "out", "ct2", precision="fp32")
+    text = export.card_of(options)
+    assert text is not None
+    assert "| domain | 50.0 % | 20.0 % |" in text
+    assert text.endswith("\n\nExported for faster_whisper in fp32.\n")
+    chosen = {"checkpoint": "checkpoints/2", "alpha": 0.5, "lines": 0.2}
+    folder.append("sweep.jsonl", [{**chosen, "set": "domain", "wer": 0.3}, {"chosen": True, **chosen}])
+    text = export.card_of(replace(options, precision="int8"))
+    assert text is not None
+    assert "fine-tuned for 2 steps" in text
+    assert "| domain | 50.0 % | 30.0 % |" in text
+    assert (
+        "in int8, at the point 0.5 between the original (0) and the checkpoint (1), the first layers to 0.2 of that; "
+        "the figures are of the weights before they were rounded." in text
+    )
+    text = export.card_of(replace(options, interpolate=0.7))
+    assert text is not None
+    assert "at the point 0.7" in text
+    assert " % |" not in text  # nobody has scored it
+    assert export.card_of(replace(options, run=str(run.parent / "from" / "original.pt"))) is None
+
+
+def test_a_folder_holds_its_card(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the weights, written with them; a single file has none beside it."""
+    out = run.parent / "folder"
+
+    def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: str) -> None:
+        out.mkdir()
+        save_openai(model, out / "model.pt")
+
+    monkeypatch.setattr(openai, "write", write)
+    assert export.main([str(run), *OPENAI, str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.pt"]
+    assert "Exported for openai in fp32." in (out / "README.md").read_text()
 
 
 def test_a_plain_model_has_no_points(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,14 @@ def test_joined_clips_are_known_by_all_of_them(clips: Clips) -> None:
     assert len(frozen.kept) == 3
 
 
+def test_what_is_augmented_is_encoded_every_time(clips: Clips) -> None:
+    """Its features differ at every visit; the replay's augmentation leaves the domain's clips remembered."""
+    for cfg, remembered in ((Config(augment=("gain",)), 0), (Config(replay_augment=("gain",)), 2)):
+        frozen = FrozenEncoder(clips.model, cfg)
+        frozen(*clips.batch(1, 2))
+        assert len(frozen.kept) == remembered
+
+
 def test_memory_is_bounded(clips: Clips) -> None:
     """Beyond its budget clips are encoded again, rightly, and nothing more is kept."""
     frozen = FrozenEncoder(clips.model, Config())

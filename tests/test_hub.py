@@ -24,7 +24,7 @@ from whisper import ModelDimensions
 from whisper_min import audio
 from whisper_min.config import Config, InputError
 from whisper_min.data import disk, hub, preflight, sources
-from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.examples import Columns, Example, SpeechSet
 from whisper_min.data.sources import DEMO_FOLDER
 from whisper_min.data.tokens import Tokens
 
@@ -84,7 +84,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_serv
 
 
 def load(data_dir: Path, word: str = "hub:user/speech", option: str = "data", **columns: str) -> SpeechSet:
-    [speech] = sources.load_sets([word], option, data_dir, **columns)
+    asked = Columns(**columns, required=option in ("data", "eval_data"))  # type: ignore[arg-type]
+    [speech] = sources.load_sets([word], option, data_dir, asked)
     return speech
 
 
@@ -334,32 +335,30 @@ def test_columns_are_found_where_unambiguous_and_named_where_not(served: hub_ser
     held = "; the columns are audio.throat (audio), audio.air (audio), raw_text (text), normalized_text (text), "
     assert "audio.throat and audio.air may all hold the audio; say which with --audio_column NAME" + held in told[0]
     assert "raw_text and normalized_text may all hold the text; say which with --text_column NAME" + held in told[1]
-    names = {"audio_column": "audio.throat", "text_column": "words"}
+    names = {"audio": "audio.throat", "text": "words"}
     assert "the column 'words' of --text_column holds list<" in fault_of(lambda: load(tmp_path, **names))
-    names = {"audio_column": "raw_text", "text_column": "raw_text"}
+    names = {"audio": "raw_text", "text": "raw_text"}
     assert "the column 'raw_text' of --audio_column holds text, no audio" in fault_of(lambda: load(tmp_path, **names))
     assert unpacked(tmp_path) == []
 
-    names = {"audio_column": "audio.throat", "text_column": "normalized_text"}
+    names = {"audio": "audio.throat", "text": "normalized_text"}
     speech = load(tmp_path, **names)
     check_whole(speech, [0, 1])
     assert [each.language for each in speech.examples] == ["en", "en"]
     asked = len(served.requests)
-    shouting = load(tmp_path, audio_column="audio.throat", text_column="raw_text")
+    shouting = load(tmp_path, audio="audio.throat", text="raw_text")
     assert [each.text for each in shouting.examples] == [CLIPS[0].text.upper(), CLIPS[1].text.upper()]
     assert len(served.requests) == asked, "another text column needs no download"
-    air = load(tmp_path, audio_column="audio.air", text_column="raw_text")
+    air = load(tmp_path, audio="audio.air", text="raw_text")
     assert [each.audio_filepath.read_bytes() for each in air.examples] == [STORED[9]] * 2
 
 
 def test_general_sets_follow_the_domain_s_columns_only_where_they_have_them(
     served: hub_server.Hub, tmp_path: Path
 ) -> None:
-    names = {"text_column": "normalized_text", "audio_column": "microphone"}
+    names = {"text": "normalized_text", "audio": "microphone"}
     check_whole(load(tmp_path, option="replay", **names))
-    assert "'normalized_text' of --text_column is not there" in fault_of(
-        lambda: load(tmp_path, text_column="normalized_text")
-    )
+    assert "'normalized_text' of --text_column is not there" in fault_of(lambda: load(tmp_path, text="normalized_text"))
 
 
 def test_a_set_without_text_is_one(served: hub_server.Hub, tmp_path: Path) -> None:

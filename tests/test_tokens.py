@@ -225,3 +225,12 @@ def test_non_speech_is_said_at_the_start(vocabulary: int) -> None:
     row, head = tokens.sequence(Label(NON_SPEECH))
     assert row == [tokens.tokenizer.sot, tokens.tokenizer.no_speech, tokens.end] and head == 1
     assert tokens.fits(NON_SPEECH)
+
+
+@pytest.mark.parametrize("word", ["a", " word", "é", "日本", "🎧", "x" * 7])
+def test_what_fits_without_counting_fits(word: str) -> None:
+    """Short texts are not encoded: a token is a byte or more."""
+    tokens = tokens_of(ENGLISH)
+    for count in (0, 1, 50, 100, 220, 440, 443, 444, 445, 446, 447, 448, 900):
+        text = word * count
+        assert tokens.fits(text) == (len(tokens.encode(text)) - 1 <= tokens.text_context)

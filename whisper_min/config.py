@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import re
@@ -18,7 +19,10 @@ from whisper_min import runs
 # Options that take several sets; repeated flags add up.
 SET_OPTIONS = ("data", "eval_data", "retain", "replay")
 # Options that take several words.
-LIST_OPTIONS = (*SET_OPTIONS, "augment", "replay_augment")
+LIST_OPTIONS = (*SET_OPTIONS, "augment", "replay_augment", "report_to")
+
+# What `--report_to` mirrors to; the package, and the extra that brings it, are called the same.
+MIRRORS = ("tensorboard", "trackio", "wandb")
 
 # Learning rates to start full fine-tuning from, by the model's width (channels): a fortieth of
 # pre-training's (https://github.com/vasistalodagala/whisper-finetune), tiny's lower, as our own runs were.
@@ -29,6 +33,9 @@ LORA_LEARNING_RATE = 4e-4
 # adapters alone learn, a quarter of a step's clips is replay, there the predictions stay near the original's, and
 # references without case or punctuation are written as the original would.
 REPLAY_METHOD, REPLAY_SHARE, REPLAY_KL, REPLAY_LABEL_STYLE = "lora", 0.25, 4.0, "original"
+# And what is heard of it: general speech is mostly clean, and what holds on clean speech alone is lost on noisy speech.
+REPLAY_AUGMENT = ("noise=0..20@0.5", "reverb@0.3", "bandlimit@0.2", "speed@0.3")
+NO_AUGMENT = ("none",)
 
 # Whisper learnt from as many clips with timestamps as without, and with the text before them as without (its paper,
 # arXiv:2212.04356, section 2.3 and appendix F).
@@ -52,8 +59,8 @@ class Config:
     with model.safetensors (OpenAI's or Hugging Face's names) or a CTranslate2 folder."""
     data: tuple[str, ...] = ()
     """Training sets, `[name=]source[:split]`: a manifest (.jsonl .csv .tsv), subtitles (.srt .vtt) beside a recording,
-    a folder, `hub:USER/NAME:SPLIT` (a Hugging Face dataset), `librispeech:SUBSET` or `demo`.
-    Without it: librispeech:train-clean-100."""
+    a folder, WebDataset tars (`shards/{000..127}.tar`, streamed), `hub:USER/NAME:SPLIT` (a Hugging Face dataset),
+    `librispeech:SUBSET` or `demo`. Without it: librispeech:train-clean-100."""
     eval_data: tuple[str, ...] = ()
     """Sets of the domain to evaluate on; the best checkpoint has their lowest mean word error rate.
     Without it: a tenth of --data is held out, by speaker where known."""
@@ -62,7 +69,7 @@ class Config:
     replay: tuple[str, ...] = ()
     """General speech to train on beside the domain, `SET@share`: `@0.1` makes it a tenth of every step's clips (without
     a share a quarter; 0 only lends its audio to --ewc). Sets without text are labelled by the original. With it
-    --method, --kl and --label_style default to what keeps most: lora, 4 and original."""
+    --method, --kl, --label_style and --replay_augment default to what keeps most."""
     audio_column: str | None = None
     """The column of --data and --eval_data that holds the audio. Without it: the usual names."""
     text_column: str | None = None
@@ -72,8 +79,8 @@ class Config:
 
     label_style: Literal["auto", "keep", "lower", "sentence", "original"] = "auto"
     """How to write the references. `auto`: upper-case or unpunctuated ones become sentence case, announced; with
-    --replay `original`: case and punctuation from the original model's transcript where its words are the reference's.
-    """
+    --replay (and without tars in --data) `original`: case and punctuation from the original model's transcript where
+    its words are the reference's."""
     self_label: bool = False
     """Label all --replay sets by the original model, also those that have text; loops and unsure ones are left out."""
     language: str = "en"
@@ -92,7 +99,8 @@ class Config:
     throat microphone's channel), reverb (seconds), noise (dB of speech over it), bandlimit (Hz), telephone (bits), gain
     (dB), specaugment; `noise=5..20@0.3` gives three clips in ten noise at 5 to 20 dB. Evaluation sets are never."""
     replay_augment: tuple[str, ...] = ()
-    """The same for the --replay clips, to keep what Whisper knows of worse recordings than these."""
+    """The same for the --replay clips, to keep what Whisper knows of worse recordings than these. Without it: noise,
+    rooms, band limits and speed; `none` leaves them as they are."""
     noise: Path | None = None
     """Folder of recordings that the augmentation `noise` takes its noise from. Without it noise is generated."""
     skip_bad: bool = False
@@ -178,6 +186,9 @@ class Config:
     patience: int = 0
     """Stop after so many evaluations without a better domain WER; 0 never stops early."""
 
+    report_to: tuple[str, ...] = ()
+    """Mirror metrics and samples to tensorboard, trackio or wandb, several separated by commas or spaces; each needs
+    the extra of its name. Without it: the run folder alone."""
     run: str | None = None
     """Name of the run folder. Without it: model, time and date."""
     runs_dir: Path = Path("runs")
@@ -273,7 +284,7 @@ def from_record(record: Any, where: str) -> Config:
     for field in dataclasses.fields(Config):
         if field.name in record:
             value = record[field.name]
-            if field.name in LIST_OPTIONS:
+            if isinstance(field.default, tuple):
                 if not isinstance(value, list):
                     raise InputError(f"{where}: {field.name!r} is not a list; the file is damaged")
                 value = tuple(value)
@@ -281,6 +292,16 @@ def from_record(record: Any, where: str) -> Config:
                 value = Path(value)
             values[field.name] = value
     return Config(**values)
+
+
+def is_tar(word: str) -> bool:
+    """Whether a set's word names tars: its path ends so, before a URL's query and a share."""
+    return re.search(r"\.tar(\?[^/]*)?(@[^/@]*)?$", word) is not None
+
+
+def streams(cfg: Config) -> bool:
+    """Whether --data holds tars, which a training goes through without ever holding all their entries."""
+    return any(map(is_tar, cfg.data))
 
 
 def base_fingerprint(run: Path | None) -> str:
@@ -312,6 +333,7 @@ def to_record(cfg: Config) -> dict[str, Any]:
 def resolve(cfg: Config) -> Config:
     """Fill in what was left open and needs no model: the sets, the run's name, the data folder."""
     changes: dict[str, Any] = {"data_dir": cfg.data_dir.expanduser()}
+    changes["report_to"] = tuple(dict.fromkeys(",".join(cfg.report_to).replace(",", " ").split()))
     if not cfg.data:
         changes["data"] = ("librispeech:train-clean-100",)
     # what is shipped is English, and too little to hold a budget on
@@ -322,7 +344,9 @@ def resolve(cfg: Config) -> Config:
         changes["method"] = REPLAY_METHOD if replays and not cfg.freeze_encoder else "full"
     if cfg.kl is None:
         changes["kl"] = REPLAY_KL if replays else 0.0
-    if cfg.label_style == "auto" and replays:
+    if not cfg.replay_augment and replays and not cfg.freeze_encoder:  # what is frozen forgets no sounds
+        changes["replay_augment"] = REPLAY_AUGMENT
+    if cfg.label_style == "auto" and replays and not streams(cfg):
         changes["label_style"] = REPLAY_LABEL_STYLE
     if cfg.run is None:
         stem = "demo" if cfg.demo else re.sub(r"[^\w.-]+", "-", Path(cfg.model).name).strip("-.") or "run"
@@ -365,7 +389,25 @@ def check(cfg: Config) -> list[str]:
             f"--task translate: {cfg.model} only transcribes; use the multilingual --model "
             f"{cfg.model.removesuffix('.en')}"
         )
+    faults += check_mirrors(cfg)
+    if streams(cfg) and not cfg.eval_data:
+        faults.append("--data: tars are streamed, so that no tenth of them can be held out; give --eval_data SET")
+    if streams(cfg) and cfg.label_style == "original":
+        faults.append(
+            "--label_style original: the original would have to hear a whole stream of tars first; give sentence"
+        )
     faults += check_run_folder(cfg)
+    return faults
+
+
+def check_mirrors(cfg: Config) -> list[str]:
+    """Faults of `--report_to`: names that are none, packages that are not installed."""
+    faults = []
+    for name in cfg.report_to:
+        if name not in MIRRORS:
+            faults.append(f"--report_to {name}: unknown; known are {', '.join(MIRRORS)}")
+        elif importlib.util.find_spec(name) is None:
+            faults.append(f"--report_to {name}: is not installed; pip install 'whisper-min[{name}]'")
     return faults
 
 

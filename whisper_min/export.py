@@ -27,9 +27,11 @@ from whisper.audio import N_SAMPLES
 from whisper_min import audio, config, runs
 from whisper_min.config import InputError
 from whisper_min.data import sources
+from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
-from whisper_min.scoring import decode
+from whisper_min.scoring import decode, wer
+from whisper_min.training import card
 
 ENGINES = {"openai": "openai", "hf": "huggingface", "ct2": "faster_whisper", "ggml": "whisper_cpp"}
 # Clips that are heard, of those shipped.
@@ -129,6 +131,8 @@ def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options)
     remove(beside)
     try:
         engine.write(model, origin.alignment_heads, beside, options.precision)
+        if beside.is_dir() and (text := card_of(options)) is not None:
+            (beside / "README.md").write_text(text, encoding="utf-8")
         for path in [beside, *beside.rglob("*")]:
             if path.is_file():
                 with open(path, "rb") as file:
@@ -139,6 +143,32 @@ def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options)
     finally:
         remove(beside)
     return seen
+
+
+def card_of(options: Options) -> str | None:
+    """The model card of what is exported: its results, precision and place; None for what is no run."""
+    run = Path(options.run)
+    checkpoint = runs.best_checkpoint(run) or runs.last_checkpoint(run)
+    if checkpoint is None or not runs.is_run(run):
+        return None
+    choice = runs.last_choice(run)
+    if options.interpolate is None and choice is not None and choice["chosen"]:
+        point = choice
+    else:
+        alpha = 1.0 if options.interpolate is None else options.interpolate
+        point = {"checkpoint": f"checkpoints/{checkpoint.name}", "alpha": alpha, "lines": options.lines}
+    cfg = config.load(run)
+    results, evaluated = card.point_results(run, point)
+    language, task = spoken(options)
+    normalizer, _ = wer.normalizer("en" if task == "translate" else language)
+    exported = f"Exported for {ENGINES[options.to]} in {options.precision}"
+    if point["alpha"] != 1:
+        depth = "" if point["lines"] is None else f", the first layers to {point['lines']:g} of that"
+        exported += f", at the point {point['alpha']:g} between the original (0) and the checkpoint (1){depth}"
+    if options.precision != "fp32":
+        exported += "; the figures are of the weights before they were rounded"
+    step = int(Path(point["checkpoint"]).name)
+    return card.model_card(cfg, step, results, evaluated, normalizer, f"{exported}.")
 
 
 def remove(path: Path) -> None:
@@ -154,35 +184,76 @@ def verify(engine: Any, model: Whisper, out: Path, options: Options) -> str:
 
     fp16 is compared with the same weights rounded to fp16. int8 has no such twin: there the words may differ a little.
     """
-    language, task = spoken(options)
-    tokens = Tokens(model.dims, language, task)
-    if options.precision == "fp16":
-        model.load_state_dict({name: tensor.half().float() for name, tensor in model.state_dict().items()})
-    transcribe = engine.transcriber(out, language, task)
     (speech,) = sources.load_sets(["clean=demo:general"], "retain", Path())
-    ours, theirs, differ, ties = [], [], [], 0
-    examples = speech.examples[:VERIFIED_CLIPS]
-    for example in track(examples, f"{options.to} hears shipped clips", console=Console(stderr=True)):
-        waveform = example.read(False)
-        mel = audio.log_mel(audio.pad([waveform], N_SAMPLES), model.dims.n_mels)  # (1, M, F)
-        with torch.inference_mode():
-            features = model.encoder(mel)  # (1, A, C)
-            (heard,) = decode.greedy(model, features, tokens)
-        ours.append(heard.text)
-        theirs.append(transcribe(waveform))
-        if theirs[-1] != heard.text:
-            led = lead(model, features, heard.tokens, tokens.encode(theirs[-1])[len(tokens.prefix) : -1], tokens)
-            ties += led < TIE
-            differ.append(f"{example.id}: {theirs[-1]!r} for {heard.text!r}, which led by {led:.2g} logits")
-    told = f"{len(ours) - len(differ)} of {len(ours)} clips heard alike by {options.to}"
+    pairs = hear(engine, model, out, options, speech.examples[:VERIFIED_CLIPS])
+    differ = [
+        f"{pair.id}: {pair.theirs!r} for {pair.ours!r}, which led by {pair.lead:.2g} logits"
+        for pair in pairs
+        if pair.lead is not None
+    ]
+    told = f"{len(pairs) - len(differ)} of {len(pairs)} clips heard alike by {options.to}"
     if options.precision == "int8":
-        rate = jiwer.wer([text or "-" for text in ours], [text or "-" for text in theirs])
+        rate = jiwer.wer([pair.ours or "-" for pair in pairs], [pair.theirs or "-" for pair in pairs])
         if rate > INT8_LIMIT:
             raise RuntimeError(f"int8 changes {100 * rate:.0f} % of the words: {'; '.join(differ[:3])}")
         return f"{told}, {100 * rate:.1f} % of the words changed by int8"
-    if len(differ) > ties:
+    if len(differ) > sum(pair.is_tie for pair in pairs):
         raise RuntimeError(f"{told}: {'; '.join(differ[:3])}")
     return told + (f"; a tie: {'; '.join(differ)}" if differ else "")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What we and an engine wrote for one clip."""
+
+    id: str
+    ours: str
+    theirs: str
+    lead: float | None
+    """By how many logits our token led theirs where the two part; None where they do not."""
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether they part where arithmetic in another order may."""
+        return self.lead is not None and self.lead < TIE
+
+
+def hear(
+    engine: Any,
+    model: Whisper,
+    out: Path,
+    options: Options,
+    examples: Sequence[Example],
+    known: dict[str, decode.Hypothesis] | None = None,
+) -> list[Pair]:
+    """Transcripts of clips of at most 30 s by our greedy decoding, and by the engine on what was written to `out`.
+
+    For an export in fp16 the model's weights are rounded to fp16, and stay so. What these weights write is taken from
+    `known`, and added to it.
+    """
+    known = {} if known is None else known
+    tokens = Tokens(model.dims, *spoken(options))
+    if options.precision == "fp16":
+        model.load_state_dict({name: tensor.half().float() for name, tensor in model.state_dict().items()})
+    transcribe = engine.transcriber(out, tokens)
+    pairs = []
+    for example in track(examples, f"{options.to} hears {len(examples)} clips", console=Console(stderr=True)):
+        waveform = example.read(False)
+        if example.id not in known:
+            (known[example.id],) = decode.greedy(model, encode(model, waveform), tokens)
+        theirs, ours, led = transcribe(waveform), known[example.id], None
+        if theirs != ours.text:
+            row = tokens.encode(theirs)[len(tokens.prefix) : -1]
+            led = lead(model, encode(model, waveform), ours.tokens, row, tokens)
+        pairs.append(Pair(example.id, ours.text, theirs, led))
+    return pairs
+
+
+@torch.inference_mode()
+def encode(model: Whisper, waveform: audio.Waveform) -> Tensor:
+    """Features (1, A, C) of a clip in a window of 30 s."""
+    features: Tensor = model.encoder(audio.log_mel(audio.pad([waveform], N_SAMPLES), model.dims.n_mels))
+    return features
 
 
 def spoken(options: Options) -> tuple[str, str]:

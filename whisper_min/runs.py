@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,8 @@ class RunFolder:
     def __init__(self, path: Path, attempt: int = 1, runtime_before: float = 0.0) -> None:
         self.path = path
         self.attempt = attempt
+        self.followers: list[Callable[[str, list[dict[str, Any]]], None]] = []
+        """Told of every `append`: the file's name, and its records as they were before they became JSON."""
         self._started = time.monotonic() - runtime_before
         self._last_beat = -math.inf
         self.status: dict[str, Any] = {
@@ -178,7 +180,10 @@ class RunFolder:
 
     def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         """Append records to `<name>` (one flush for all), whole lines only."""
-        append_jsonl(self.path / name, records)
+        rows = list(records)
+        append_jsonl(self.path / name, rows)
+        for follow in self.followers:
+            follow(name, rows)
 
     def log_metrics(self, step: int, values: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""

@@ -13,7 +13,7 @@ COMMANDS = {
     "show": "what a set holds: hours, speakers, columns, histograms, samples, spectrograms",
     "check": "read every entry of sets, and say all that is wrong, as a training would",
     "split": "write a set as train, dev and test manifests that share no speaker and no recording",
-    "pack": "write a set into shards that are read in order",
+    "pack": "write sets as WebDataset tars, to be streamed",
 }
 USAGE = "usage: python -m whisper_min.data COMMAND [OPTIONS]   (COMMAND --help tells its options)"
 

@@ -22,7 +22,7 @@ from whisper.audio import SAMPLE_RATE
 
 from whisper_min import audio
 from whisper_min.audio import Waveform
-from whisper_min.config import Config
+from whisper_min.config import NO_AUGMENT, Config
 from whisper_min.data import channels
 from whisper_min.data.examples import AUDIO_SUFFIXES
 
@@ -104,7 +104,7 @@ def check(cfg: Config) -> list[str]:
     """Faults of `--augment`, `--replay_augment` and `--noise`, each with its fix."""
     faults = []
     for option in ("augment", "replay_augment"):
-        words = getattr(cfg, option)
+        words = () if getattr(cfg, option) == NO_AUGMENT else getattr(cfg, option)
         for word in words:
             try:
                 parse(word)
@@ -144,7 +144,7 @@ class Augmentation:
     """
 
     def __init__(self, words: Sequence[str], seed: int, noise: Path | None = None) -> None:
-        by_name = {effect.name: effect for effect in map(parse, words)}
+        by_name = {effect.name: effect for effect in map(parse, () if tuple(words) == NO_AUGMENT else words)}
         self.effects = [by_name[name] for name in KINDS if name in by_name]
         self.seed, self.noise = seed, noise
 

@@ -8,10 +8,10 @@ import math
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,14 @@ class Window:
     def key(self) -> tuple[str, ...]:
         """What tells this window's audio from every other one's."""
         return tuple(example.where for example in self.examples)
+
+
+class Clip(NamedTuple):
+    """An utterance with its final label and its length in samples."""
+
+    example: Example
+    text: str
+    samples: int
 
 
 class OnDevice(NamedTuple):
@@ -118,6 +126,16 @@ class Batch:
         )
 
 
+class Order(Protocol):
+    """What a training asks of the order of its data."""
+
+    def steps_per_epoch(self, accumulate: int) -> int:
+        """Optimizer steps in an epoch."""
+
+    def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
+        """Endless batches from a position on, each with the position that follows it."""
+
+
 class Schedule:
     """The order of the training data: a function of seed and epoch alone, so that a position is two numbers.
 
@@ -143,9 +161,10 @@ class Schedule:
         tokens: Tokens,
         seed: int,
     ) -> None:
-        self.examples = examples
-        self.texts = texts
-        self.samples = [math.ceil(each * SAMPLE_RATE) for each in seconds]
+        self.clips = [
+            Clip(example, text, math.ceil(length * SAMPLE_RATE))
+            for example, text, length in zip(examples, texts, seconds, strict=True)
+        ]
         self.audio_context = audio_context
         self.batch_size = batch_size
         self.tokens = tokens
@@ -160,47 +179,14 @@ class Schedule:
 
     def _order(self, epoch: int) -> list[list[Window]]:
         generator = random.Random(f"{self.seed} {epoch}")
-        order = list(range(len(self.examples)))
+        order = list(self.clips)
         generator.shuffle(order)
-        if self.audio_context == "pack":
-            windows = [replace(window, visit=epoch) for window in self._pack(order)]
-        else:
-            trim = self.audio_context == "trim"
-            windows = [
-                Window(
-                    (self.examples[index],),
-                    (self.texts[index],),
-                    audio.context_samples(self.samples[index]) if trim else N_SAMPLES,
-                    visit=epoch,
-                )
-                for index in order
-            ]
+        windows = list(make_windows(order, self.audio_context, self.tokens, visit=epoch))
         batches: list[list[Window]] = []
         for context in sorted({window.context for window in windows}):
             batches += split_evenly([window for window in windows if window.context == context], self.batch_size)
         generator.shuffle(batches)
         return batches
-
-    def _pack(self, order: Sequence[int]) -> list[Window]:
-        """Join clips, in the order given, into windows of at most 30 s and the text context's length."""
-        windows: list[Window] = []
-        members: list[int] = []
-
-        def close() -> None:
-            if members:
-                examples = tuple(self.examples[index] for index in members)
-                windows.append(Window(examples, tuple(self.texts[index] for index in members), N_SAMPLES))
-                members.clear()
-
-        for index in order:
-            samples = sum(self.samples[member] for member in [*members, index])
-            text = " ".join(self.texts[member] for member in [*members, index])
-            segments = tuple(segment for member in [*members, index] for segment in self.examples[member].segments)
-            if samples > N_SAMPLES or not self.tokens.fits(text) or not self.tokens.fits(text, segments):
-                close()
-            members.append(index)
-        close()
-        return windows
 
     def steps_per_epoch(self, accumulate: int) -> int:
         """Optimizer steps in the first epoch (under `pack` later ones may differ by a window or two)."""
@@ -213,6 +199,34 @@ class Schedule:
             for index in range(batch, len(batches)):
                 yield (epoch, index + 1), batches[index]
             epoch, batch = epoch + 1, 0
+
+
+def make_windows(clips: Iterable[Clip], audio_context: str, tokens: Tokens, visit: int = 0) -> Iterator[Window]:
+    """Rows of batches from clips in the order given: `full`, `trim` or `pack`, as `--audio_context` says."""
+    if audio_context == "pack":
+        for joined in fill_windows(clips, tokens):
+            examples, texts, _ = zip(*joined, strict=True)
+            yield Window(examples, texts, N_SAMPLES, visit=visit)
+        return
+    for example, text, samples in clips:
+        context = audio.context_samples(samples) if audio_context == "trim" else N_SAMPLES
+        yield Window((example,), (text,), context, visit=visit)
+
+
+def fill_windows(clips: Iterable[Clip], tokens: Tokens) -> Iterator[list[Clip]]:
+    """Join clips, in the order given, into windows of at most 30 s and the text context's length."""
+    window: list[Clip] = []
+    for clip in clips:
+        joined = [*window, clip]
+        text = " ".join(each.text for each in joined)
+        segments = tuple(segment for each in joined for segment in each.example.segments)
+        too_long = sum(each.samples for each in joined) > N_SAMPLES
+        if window and (too_long or not tokens.fits(text) or not tokens.fits(text, segments)):
+            yield window
+            joined = [clip]
+        window = joined
+    if window:
+        yield window
 
 
 class Replay:
@@ -286,7 +300,7 @@ Position = tuple[int, int, int]
 
 
 def steps(
-    schedule: Schedule, replays: Sequence[Replay], accumulate: int, position: Position
+    schedule: Order, replays: Sequence[Replay], accumulate: int, position: Position
 ) -> Iterator[tuple[Position, list[list[Window]]]]:
     """Endless steps from a position on: the micro-batches of each, and the position that follows it."""
     epoch, batch, clips = position
@@ -316,7 +330,8 @@ def collate(
     """Read, pad and tokenise one batch of windows that share a context; no log-mel where all are `encoded` already.
 
     A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad its window is left out and
-    listed in `Batch.bad`, as long as another one is left.
+    listed in `Batch.bad`, as long as another one is left. So is one that is longer than its window, whose length was
+    told wrongly: nothing is cut.
     """
     read: list[tuple[Window, audio.Waveform]] = []
     drawn: list[list[augment.Drawn]] = []
@@ -325,9 +340,12 @@ def collate(
     for window in windows:
         try:
             parts = [example.read(cfg.normalize) for example in window.examples]
+            waveform = np.concatenate(parts)
+            if len(waveform) > window.context + audio.CUT_SECONDS * SAMPLE_RATE:
+                told, heard = window.context / SAMPLE_RATE, len(waveform) / SAMPLE_RATE
+                raise audio.AudioError(f"{heard:.2f} s, more than the {told:g} s of its window; correct its duration")
             effects = augment.of_role(cfg, window.role)
             its = effects.draw(window.name, window.visit)
-            waveform = np.concatenate(parts)
             waveform = effects.on_waveform(waveform, its, max(len(waveform), audio.room_samples(window.context)))
         except audio.AudioError as error:
             bad.append(f"{' + '.join(example.where for example in window.examples)}: {error}")

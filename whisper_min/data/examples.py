@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +46,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A file inside a tar, and where its bytes lie there."""
+
+    name: str
+    start: int
+    """Bytes from the tar's start."""
+    size: int
+    """Bytes."""
+    fetched: object = field(default=None, compare=False, repr=False)
+    """What keeps the local copy of a remote tar on the disk for as long as a member of it is known."""
+
+
+@dataclass(frozen=True)
 class Example:
     """An utterance: where its audio is, what was said, and where the entry stands (for error messages)."""
 
@@ -60,11 +77,48 @@ class Example:
     """When each part of the text is said, in order and without overlap; together they are the whole text."""
     prompt: str | None = None
     """What was said before the clip, or how its words are written: Whisper's decoder may read it first."""
+    member: Member | None = None
+    """Where the audio lies inside `audio_filepath`, if that is a tar."""
+
+    @property
+    def audio_name(self) -> str:
+        """The audio as messages name it."""
+        return str(self.audio_filepath / self.member.name if self.member else self.audio_filepath)
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """The audio as a file of its own: for a tar's member a copy, there as long as the context lasts.
+
+        AudioError where the tar cannot be read any more.
+        """
+        if self.member is None:
+            yield self.audio_filepath
+            return
+        with tempfile.TemporaryDirectory(prefix="whisper-min-") as folder:
+            copy = Path(folder, "audio").with_suffix(Path(self.member.name).suffix)
+            self.copy_audio(copy)
+            yield copy
+
+    def copy_audio(self, to: Path) -> None:
+        """Write the whole file that the audio is in, byte for byte; AudioError where a tar cannot be read any more."""
+        if self.member is None:
+            shutil.copyfile(self.audio_filepath, to)
+            return
+        try:
+            with open(self.audio_filepath, "rb") as tar:
+                tar.seek(self.member.start)
+                content = tar.read(self.member.size)
+        except OSError as error:
+            raise audio.AudioError(f"{self.audio_filepath} cannot be read ({error.strerror})") from None
+        if len(content) < self.member.size:
+            raise audio.AudioError(f"{self.audio_filepath} ends inside it; copy or download the shard again")
+        to.write_bytes(content)
 
     def read(self, normalize: bool = False) -> audio.Waveform:
         """The utterance's 16 kHz waveform (samples,); AudioError where the file cannot be decoded."""
         duration = self.duration if self.offset is not None else None
-        waveform = audio.read(self.audio_filepath, self.offset or 0.0, duration)
+        with self.file() as path:
+            waveform = audio.read(path, self.offset or 0.0, duration)
         return audio.scale_peak(waveform) if normalize else waveform
 
 
@@ -77,6 +131,12 @@ class SpeechSet:
     examples: list[Example]
     skipped: list[str] = field(default_factory=list)
     """Faults of entries that were left out under --skip_bad."""
+    faults: tuple[str, ...] = ()
+    """Faults met in reading, for the preflight to refuse, or to list under --skip_bad."""
+    shards: tuple[str, ...] = ()
+    """Tars that are streamed in training; `examples` is then a sample of what is in them."""
+    columns: Columns = Columns()
+    """Of the `.json` in these."""
 
     notes: tuple[str, ...] = ()
     """What its source has to say about it in the preflight."""

@@ -1,6 +1,7 @@
 """Reads every entry before a training starts, and says all that is wrong with them at once.
 
 What a file holds is cached by its path, size and time of change. Above 50 h headers are read and a sample is decoded.
+Of tars that are streamed every header and text is read, and a sample of the recordings is decoded.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
 
 from whisper_min import audio, runs, text
 from whisper_min.config import Config, timestamps_share
+from whisper_min.data import shards
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.normalizer import normalizer
 from whisper_min.data.tokens import Label, Tokens, language_code
@@ -39,6 +44,10 @@ PLAUSIBLE_SPEED = (2.0, 30.0)
 DURATION_TOLERANCE = 0.5
 # Roles whose clips a model is trained on.
 TRAINED = ("data", "replay")
+# Tars that a stream's decoded sample is taken from, at most; remote ones stay on the disk as long as the sample.
+SAMPLED_SHARDS, SAMPLED_REMOTE_SHARDS = 20, 2
+# Faults of one tar that are kept; the rest is counted.
+FAULTS_OF_A_SHARD = 100
 # Faults printed in full; the rest is counted.
 FAULTS_SHOWN = 20
 
@@ -61,6 +70,44 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What is known of a streamed set, of which only a sample is held."""
+
+    entries: int
+    """Without those that have faults."""
+    timed: int
+    """Entries that tell their duration."""
+    seconds: float
+    longest: float
+    damaged: int
+    """Tars that cannot be read to their end."""
+    left_out: frozenset[str] = frozenset()
+    """Where the entries of the sample stand that cannot be used for what was heard in them."""
+
+    def with_lengths(self, sampled: Sequence[float]) -> Totals:
+        """The same with lengths that no entry tells: the mean of the sampled ones, and the longest allowed."""
+        untold = self.entries - self.timed
+        seconds = self.seconds + untold * (float(np.mean(sampled)) if sampled else 0.0)
+        return replace(self, seconds=seconds, longest=float(CHUNK_LENGTH) if untold else self.longest)
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What one tar of a stream holds."""
+
+    entries: int = 0
+    """Without those that have faults."""
+    timed: int = 0
+    """Entries that tell their duration."""
+    seconds: float = 0.0
+    """Of these."""
+    longest: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    damage: str | None = None
+    """What makes the tar unreadable from some place on."""
+
+
+@dataclass(frozen=True)
 class CheckedSet:
     """A set with what the preflight learnt, bad entries left out where `--skip_bad` allows it."""
 
@@ -73,6 +120,8 @@ class CheckedSet:
     """Whether the original writes its labels, because it has no texts or because they are not wanted."""
     written: list[str] | None = None
     """The final labels, once the original has had its part in them."""
+    totals: Totals | None = None
+    """Of a stream, whose `speech` and `facts` are a sample."""
 
     @property
     def seconds(self) -> list[float]:
@@ -84,6 +133,16 @@ class CheckedSet:
         """What tells each recording from every other one: its samples, else its file, else where it is named."""
         pairs = zip(self.speech.examples, self.facts, strict=True)
         return [facts.digest or file_key(example) or example.where for example, facts in pairs]
+
+    @property
+    def entries(self) -> int:
+        """How many there are, of a stream also those that are not held."""
+        return self.totals.entries if self.totals else len(self.speech.examples)
+
+    @property
+    def longest(self) -> float:
+        """Length of the longest entry; of a stream that does not tell, the longest allowed."""
+        return self.totals.longest if self.totals else max(self.seconds, default=0.0)
 
     @property
     def labels(self) -> list[str]:
@@ -124,6 +183,10 @@ class Report:
 def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, console: Console) -> Report:
     """Check all sets of a training or an evaluation: (role, set) pairs, roles as the options are named."""
     report = Report()
+    sets = [
+        (role, replace(speech, examples=sample_shards(speech, cfg.seed)) if speech.shards else speech)
+        for role, speech in sets
+    ]
     entries = [(example, speech.name) for _, speech in sets for example in speech.examples]
     facts = iter(inspect_all([example for example, _ in entries], cfg, console, report))
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
@@ -137,7 +200,7 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
         self_label = role == "replay" and is_read and (cfg.self_label or not speech.has_text)
         style = _style(role, speech, cfg) if is_read and not self_label else "keep"
         keep: list[int] = []
-        faults: list[str] = []
+        faults = list(speech.faults)
         for index, (example, its) in enumerate(zip(speech.examples, known, strict=True)):
             wrong = list(_entry_faults(example, its, role, cfg))
             if is_read and not self_label and its.error is None:
@@ -148,16 +211,24 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
             faults += [f"{example.where}: {fault}" for fault in wrong]
             if not wrong:
                 keep.append(index)
-        if role in ("data", "eval_data") and not speech.has_text and not speech.held_out:
+        totals = None
+        if speech.shards:
+            unused = frozenset(speech.examples[index].where for index in set(range(len(known))) - set(keep))
+            totals, found = survey(speech, style, cfg, tokens, console, report)
+            totals = replace(totals.with_lengths([known[index].seconds for index in keep]), left_out=unused)
+            faults = list(dict.fromkeys(found + faults))
+            if not (totals.entries or faults):
+                faults = [f"--{role} {speech.source}: holds no entries"]
+        if role in ("data", "eval_data") and speech.examples and not speech.has_text and not speech.held_out:
             faults = [f"--{role} {speech.source}: has no transcripts; only --retain and --replay take sets without"]
             report.faults += faults
-        elif faults and cfg.skip_bad and keep:
+        elif faults and cfg.skip_bad and keep and (totals is None or totals.entries):
             report.skipped += faults
             speech = replace(speech, examples=[speech.examples[index] for index in keep], skipped=faults)
             known = [known[index] for index in keep]
         else:
             report.faults += faults
-        report.sets.append(CheckedSet(role, speech, known, style, self_label))
+        report.sets.append(CheckedSet(role, speech, known, style, self_label, totals=totals))
         report.notes += list(_set_notes(report.sets[-1], cfg, tokens))
         if role == "replay" and (both := sum(each.digest in trained for each in known)):
             report.notes.append(f"replay {speech.name}: {both} of {len(known)} recordings are in --data, too")
@@ -167,6 +238,95 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     if report.faults and not cfg.skip_bad and any(" …" not in fault for fault in report.faults):
         report.notes.append("--skip_bad leaves out entries with faults, and lists and counts them")
     return report
+
+
+def stream_faults(
+    entry: Example | str, speech: SpeechSet, style: str, cfg: Config, tokens: Tokens, role: str = "data"
+) -> list[str]:
+    """What is wrong with one entry of a stream, as far as its header and text tell."""
+    if isinstance(entry, str):
+        return [entry]
+    # comparisons with a length that nobody has told are false
+    facts = Facts(seconds=entry.duration or math.nan)
+    wrong = [*_entry_faults(entry, facts, role, cfg), *_text_faults(entry, speech, style, tokens)]
+    return [f"{entry.where}: {fault}" for fault in wrong]
+
+
+def sample_shards(speech: SpeechSet, seed: int) -> list[Example]:
+    """A seeded sample of a stream's entries to decode: a few of each of at most `SAMPLED_SHARDS` tars."""
+    generator, names = random.Random(seed), speech.shards
+    most = SAMPLED_REMOTE_SHARDS if any(map(shards.is_remote, names)) else SAMPLED_SHARDS
+    chosen = sorted(generator.sample(range(len(names)), min(most, len(names))))
+    sample: list[Example] = []
+    for place, shard in enumerate(chosen):
+        wanted = math.ceil((DECODED_SAMPLE - len(sample)) / (len(chosen) - place))
+        drawn: list[tuple[int, Example]] = []
+        with suppress(shards.ShardError):  # the survey says so
+            whole = (entry for entry in shards.entries(names[shard], speech.columns) if isinstance(entry, Example))
+            for seen, entry in enumerate(whole):  # reservoir sampling (Vitter, 1985)
+                if seen < wanted:
+                    drawn.append((seen, entry))
+                elif (index := generator.randrange(seen + 1)) < wanted:
+                    drawn[index] = (seen, entry)
+        sample += [entry for _, entry in sorted(drawn, key=itemgetter(0))]
+    return sample
+
+
+def survey(
+    speech: SpeechSet, style: str, cfg: Config, tokens: Tokens, console: Console, report: Report
+) -> tuple[Totals, list[str]]:
+    """Read every header and text of a stream's tars, one entry at a time; what has not changed comes from the cache.
+
+    Returns what they add up to and their faults.
+    """
+    path = cfg.data_dir / "shards.jsonl"
+    how = [cfg.language, cfg.task, style, tokens.prefix, speech.has_text, speech.columns.text]
+    known = {row["key"]: row for row in runs.read_jsonl(path) if "key" in row}
+    found: list[ShardFacts] = []
+    columns = (TextColumn("reading shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        for name in progress.track(speech.shards):
+            key = f"{version} {how}" if (version := shards.version_key(name)) else ""
+            with suppress(KeyError):  # not known, or written by another version
+                found.append(ShardFacts(**{each.name: known[key][each.name] for each in fields(ShardFacts)}))
+                continue
+            found.append(_survey_shard(name, speech, style, cfg, tokens))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                runs.append_jsonl(path, [{"key": key, **asdict(found[-1])}] if key else [])
+            except OSError as error:
+                report.notes.append(f"what {name} holds could not be cached in {path} ({error.strerror})")
+    damaged = [each.damage for each in found if each.damage is not None]
+    return Totals(
+        sum(each.entries for each in found),
+        sum(each.timed for each in found),
+        sum(each.seconds for each in found),
+        max((each.longest for each in found), default=0.0),
+        len(damaged),
+    ), [*damaged, *(fault for each in found for fault in each.faults)]
+
+
+def _survey_shard(name: str, speech: SpeechSet, style: str, cfg: Config, tokens: Tokens) -> ShardFacts:
+    entries = timed = wrong = 0
+    seconds = longest = 0.0
+    faults: list[str] = []
+    damage = None
+    try:
+        for entry in shards.entries(name, speech.columns):
+            if found := stream_faults(entry, speech, style, cfg, tokens):
+                wrong += 1
+                faults += found if wrong <= FAULTS_OF_A_SHARD else []
+                continue
+            assert isinstance(entry, Example)
+            entries += 1
+            timed += entry.duration is not None
+            seconds += entry.duration or 0.0
+            longest = max(longest, entry.duration or 0.0)
+    except shards.ShardError as error:
+        damage = str(error)
+    if wrong > FAULTS_OF_A_SHARD:
+        faults.append(f"{name}: {wrong - FAULTS_OF_A_SHARD} more entries have faults")
+    return ShardFacts(entries, timed, seconds, longest, faults, damage)
 
 
 def _style(role: str, speech: SpeechSet, cfg: Config) -> str:
@@ -182,30 +342,30 @@ def _digests(facts: Sequence[Facts]) -> set[str]:
 def _entry_faults(example: Example, facts: Facts, role: str, cfg: Config) -> Iterator[str]:
     """What makes one entry unusable whatever its text is, each with its fix."""
     if facts.error is not None:
-        yield f"{example.audio_filepath}: {facts.error}"
+        yield f"{example.audio_name}: {facts.error}"
         return
     if facts.seconds <= 0:
-        yield f"{example.audio_filepath}: holds no samples; remove the entry"
+        yield f"{example.audio_name}: holds no samples; remove the entry"
     if not facts.finite:
-        yield f"{example.audio_filepath}: holds numbers that are not finite (NaN); convert the file again"
+        yield f"{example.audio_name}: holds numbers that are not finite (NaN); convert the file again"
     if role in TRAINED and facts.seconds > CHUNK_LENGTH:
         yield (
-            f"{example.audio_filepath}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
+            f"{example.audio_name}: {facts.seconds:.1f} s, but Whisper hears {CHUNK_LENGTH} s; split it into "
             "segments (offset and duration in the manifest)"
         )
     if example.segments and example.segments[-1].end > facts.seconds + DURATION_TOLERANCE:
         yield (
-            f"{example.audio_filepath}: the last segment ends at {example.segments[-1].end:.2f} s, the clip at "
+            f"{example.audio_name}: the last segment ends at {example.segments[-1].end:.2f} s, the clip at "
             f"{facts.seconds:.2f} s; correct the segments' times"
         )
     if example.language and language_code(example.language) not in (None, language_code(cfg.language)):
         yield (
-            f"{example.audio_filepath}: is in {example.language!r}, but --language is {cfg.language!r}; "
+            f"{example.audio_name}: is in {example.language!r}, but --language is {cfg.language!r}; "
             "train one language at a time"
         )
     if example.offset is None and example.duration and abs(example.duration - facts.seconds) > DURATION_TOLERANCE:
         yield (
-            f"{example.audio_filepath}: is {facts.seconds:.2f} s long, the manifest says {example.duration:.2f} s; "
+            f"{example.audio_name}: is {facts.seconds:.2f} s long, the manifest says {example.duration:.2f} s; "
             "correct the duration, or add an offset (0 for the start) if a part of the file is meant"
         )
 
@@ -213,13 +373,13 @@ def _entry_faults(example: Example, facts: Facts, role: str, cfg: Config) -> Ite
 def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens) -> Iterator[str]:
     """What is wrong with an entry's text, each with its fix."""
     if not example.text and (speech.has_text or speech.held_out):
-        yield f"{example.audio_filepath}: has an empty text; write what is said, or remove the entry"
+        yield f"{example.audio_name}: has an empty text; write what is said, or remove the entry"
     # much like what the original's transcript will make of it
     label = text.restyle(example.text, "sentence" if style == "original" else style)
     for segments, of in (((), "its text has"), (example.segments, "with its timestamps, its text has")):
         if not tokens.fits(label, segments):
             yield (
-                f"{example.audio_filepath}: {of} {len(tokens.sequence(Label(label, segments))[0]) - 1} tokens, but the "
+                f"{example.audio_name}: {of} {len(tokens.sequence(Label(label, segments))[0]) - 1} tokens, but the "
                 f"decoder reads {tokens.text_context}; split the clip"
             )
             break
@@ -249,6 +409,19 @@ def _set_notes(checked: CheckedSet, cfg: Config, tokens: Tokens) -> Iterator[str
     speech, name = checked.speech, f"{checked.role} {checked.speech.name}"
     count = len(speech.examples)
     yield from (f"{name}: {note}" for note in speech.notes)
+    if checked.totals:
+        untold = checked.totals.entries - checked.totals.timed
+        yield (
+            f"{name}: {checked.totals.entries} entries in {len(speech.shards)} tars, streamed; {count} were decoded: "
+            "what is said of recordings, and whether one is in an evaluation set, is said of these"
+        )
+        if untold:
+            yield (
+                f"{name}: {untold} entries do not tell their duration: the hours are estimated, and every epoch reads "
+                "the lengths again; python -m whisper_min.data pack writes them"
+            )
+        if checked.totals.damaged:
+            yield f"{name}: damaged tars, read as far as that goes: {checked.totals.damaged} of {len(speech.shards)}"
     rates = Counter(facts.sample_rate for facts in checked.facts if facts.sample_rate not in (0, SAMPLE_RATE))
     for rate, number in sorted(rates.items()):
         yield f"{name}: {number} of {count} files are at {rate} Hz and are resampled to {SAMPLE_RATE} Hz"
@@ -374,7 +547,9 @@ def file_key(example: Example) -> str:
     except OSError:
         return ""
     duration = example.duration if example.offset is not None else None
-    return json.dumps([str(example.audio_filepath.resolve()), stat.st_size, stat.st_mtime_ns, example.offset, duration])
+    place = [example.member.start] if example.member else []
+    path = str(example.audio_filepath.resolve())
+    return json.dumps([path, stat.st_size, stat.st_mtime_ns, example.offset, duration, *place])
 
 
 def _from_cache(row: dict[str, object] | None) -> Facts | None:
@@ -391,7 +566,8 @@ def _header(example: Example, info: Callable[[Path], audio.AudioInfo]) -> Facts:
     if not example.audio_filepath.is_file():
         return Facts(error="does not exist; correct the path (it is relative to the manifest) or remove the entry")
     try:
-        found = info(example.audio_filepath)
+        with example.file() as path:
+            found = info(path)
     except audio.AudioError as error:
         return Facts(error=str(error))
     seconds = found.seconds
@@ -439,9 +615,12 @@ def table(report: Report) -> Table:
             style += " → the original's"
         elif each.role in TRAINED and each.style != "keep":
             style += f" → {each.style}"
-        hours = f"{sum(each.seconds) / 3600:.2f}"
+        hours = f"{(each.totals.seconds if each.totals else sum(each.seconds)) / 3600:.2f}"
+        hours = f"≈ {hours}" if each.totals and each.totals.timed < each.totals.entries else hours
         option = f"--{each.role}" + (f" {100 * each.speech.share:g} %" if each.role == "replay" else "")
-        made.add_row(option, each.speech.name, str(len(examples)), hours, str(speakers or "?"), style)
+        made.add_row(
+            option, each.speech.name, str(each.entries), hours, "?" if each.totals else str(speakers or "?"), style
+        )
     return made
 
 

@@ -13,18 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError
-from whisper_min.data import hub, librispeech, parts, subtitles
-from whisper_min.data.examples import (
-    AUDIO_COLUMNS,
-    AUDIO_SUFFIXES,
-    TEXT_COLUMNS,
-    TIMESTAMP_SECONDS,
-    Columns,
-    Example,
-    Segment,
-    SpeechSet,
-)
+from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError, is_tar, streams
+from whisper_min.data import hub, librispeech, parts, shards, subtitles
+from whisper_min.data.examples import AUDIO_COLUMNS, AUDIO_SUFFIXES, TEXT_COLUMNS, Columns, Example, SpeechSet
+from whisper_min.data.rows import read_row
 
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 DEMO_FOLDER = Path(__file__).parent.parent / "demo"
@@ -47,13 +39,13 @@ class Spec:
     """Of every step's clips; above 0 under --replay alone."""
 
     def __str__(self) -> str:
-        return f"--{self.option} {self.source}" + (f":{self.split}" if self.split else "")
+        return (f"--{self.option} " if self.option else "") + self.source + (f":{self.split}" if self.split else "")
 
 
 def parse_spec(word: str, option: str) -> Spec:
     """Take `[name=]source[:split][@share]` apart; InputError for a share that is none or not under --replay.
 
-    The name falls back to the file's stem, or its folder's for `manifest`.
+    The name falls back to the file's stem, or its folder's for `manifest` and for numbered tars.
     """
     rest, share = _parse_share(word, option)
     name, equals, source = rest.partition("=")
@@ -69,13 +61,14 @@ def parse_spec(word: str, option: str) -> Spec:
         path = Path(source)
         stem = path.stem if path.suffix else path.name
         name = split or (path.resolve().parent.name if stem == "manifest" else stem)
+        name = shards.set_name(source) if is_tar(source) else name
     return Spec(re.sub(r"[^\w.-]+", "-", name), source, split or None, option, share)
 
 
 def _parse_share(word: str, option: str) -> tuple[str, float]:
     """(word without its share, share). What follows the last `@` is a share unless it looks like a path's end."""
     rest, at, last = word.rpartition("@")
-    is_path = not at or "/" in last or last.lower().endswith((*MANIFEST_SUFFIXES, *subtitles.SUFFIXES))
+    is_path = not at or "/" in last or last.lower().endswith((*MANIFEST_SUFFIXES, *subtitles.SUFFIXES, ".tar"))
     try:
         share = float(last)
     except ValueError:
@@ -98,18 +91,24 @@ def _parse_share(word: str, option: str) -> tuple[str, float]:
 
 
 def load_sets(
-    words: Sequence[str], option: str, data_dir: Path, audio_column: str | None = None, text_column: str | None = None
+    words: Sequence[str],
+    option: str,
+    data_dir: Path,
+    columns: Columns = Columns(),  # noqa: B008  # it is frozen
+    stream: bool = False,
 ) -> list[SpeechSet]:
-    """Read every set that an option names; InputError with the faults of all of them at once."""
-    columns = Columns(audio_column, text_column, required=option in ("data", "eval_data"))
+    """Read every set that an option names; InputError with the faults of all of them at once.
+
+    `stream` only names the tars, for a training that goes through them again and again.
+    """
     sets: list[SpeechSet] = []
     faults: list[str] = []
     shares: list[float] = []
-    for word in words:
+    for word in shards.join(words):
         try:
             spec = parse_spec(word, option)
             shares.append(spec.share)
-            sets.append(load_set(spec, data_dir, columns))
+            sets.append(load_set(spec, data_dir, columns, stream))
         except InputError as error:
             faults += error.faults
     if math.fsum(shares) >= 1:  # fsum: ten tenths are 1
@@ -135,7 +134,7 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
     loaded: dict[str, list[SpeechSet]] = {}
     for option in SET_OPTIONS:
         try:
-            loaded[option] = _load_option(cfg, option)
+            loaded[option] = _load_option(cfg, option, stream=option == "data")
         except InputError as error:
             faults += error.faults
     names = [each.name for option in ("eval_data", "retain") for each in loaded.get(option, [])]
@@ -143,7 +142,7 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
         faults.append(f"--eval_data and --retain both hold a set called {name!r}; name one of them, as in other=SOURCE")
     if faults:
         raise InputError(faults)
-    if not cfg.eval_data:
+    if not cfg.eval_data and not streams(cfg):
         loaded["data"], held_out = hold_out(loaded["data"], cfg.seed)
         loaded["eval_data"] = [held_out]
     return [(option, each) for option, sets in loaded.items() for each in sets]
@@ -171,12 +170,20 @@ def of_evaluation(cfg: Config) -> list[tuple[str, SpeechSet]]:
     return loaded
 
 
-def _load_option(cfg: Config, option: str) -> list[SpeechSet]:
-    return load_sets(getattr(cfg, option), option, cfg.data_dir, cfg.audio_column, cfg.text_column)
+def _load_option(cfg: Config, option: str, stream: bool = False) -> list[SpeechSet]:
+    columns = Columns(cfg.audio_column, cfg.text_column, required=option in ("data", "eval_data"))
+    return load_sets(getattr(cfg, option), option, cfg.data_dir, columns, stream)
 
 
-def load_set(spec: Spec, data_dir: Path, columns: Columns = Columns()) -> SpeechSet:  # noqa: B008  # it is frozen
-    """Read one set's entries (no audio yet)."""
+def load_set(
+    spec: Spec,
+    data_dir: Path,
+    columns: Columns = Columns(),  # noqa: B008  # it is frozen
+    stream: bool = False,
+) -> SpeechSet:
+    """Read one set's entries (no audio yet); of tars that are to be streamed only the names."""
+    if is_tar(spec.source):
+        return read_shards(spec, columns, stream)
     path = Path(spec.source).expanduser()
     notes: tuple[str, ...] = ()
     if spec.source == "demo":
@@ -205,7 +212,8 @@ def load_set(spec: Spec, data_dir: Path, columns: Columns = Columns()) -> Speech
     else:
         raise InputError(
             f"{spec}: does not exist; give a manifest (.jsonl, .csv, .tsv), subtitles (.srt, .vtt), a folder of audio "
-            "with .txt or subtitles beside, hub:USER/NAME:SPLIT, librispeech:SUBSET or demo"
+            "with .txt or subtitles beside, tars (shards/{000..127}.tar), hub:USER/NAME:SPLIT, librispeech:SUBSET or "
+            "demo"
         )
     if not examples:
         raise InputError(f"{spec}: holds no entries")
@@ -237,7 +245,7 @@ def read_manifest(
             faults.append(row)
             continue
         try:
-            examples.append(_example(path, where, row, audio_columns, text_columns))
+            examples.append(read_row(path, where, row, audio_columns, text_columns))
         except ValueError as error:
             faults.append(f"{where}: {error}")
     if faults:
@@ -294,41 +302,6 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
         yield where, row if isinstance(row, dict) else f"{where}: not a JSON object; write {{…}} a line"
 
 
-def _example(
-    path: Path, where: str, row: dict[str, Any], audio_columns: Sequence[str], text_columns: Sequence[str]
-) -> Example:
-    """One example from a manifest's row; ValueError says what is wrong with it."""
-    audio_column = next((column for column in audio_columns if row.get(column)), None)
-    if audio_column is None:
-        raise ValueError(f"names no audio; add one of {', '.join(audio_columns)}")
-    if not isinstance(row[audio_column], str):
-        raise ValueError(f"{audio_column} is not a path but {type(row[audio_column]).__name__}")
-    text_column = next((column for column in text_columns if row.get(column) is not None), None)
-    if text_column is None:
-        raise ValueError(f"has no text; add one of {', '.join(text_columns)} (empty where there is no transcript)")
-    if not isinstance(row[text_column], str):
-        raise ValueError(f"{text_column} is not text but {type(row[text_column]).__name__}")
-    offset, duration = (_seconds(row, column) for column in ("offset", "duration"))
-    if duration == 0:
-        raise ValueError("duration is 0; remove the entry")
-    audio_filepath = Path(row[audio_column])
-    text = row[text_column].strip()
-    if not isinstance(row.get("prompt") or "", str):
-        raise ValueError(f"prompt is not text but {type(row['prompt']).__name__}")
-    return Example(
-        id=str(row.get("id") or (row[audio_column] if offset is None else f"{row[audio_column]}@{offset:g}")),
-        audio_filepath=path.parent / audio_filepath,
-        text=text,
-        where=where,
-        offset=offset,
-        duration=duration,
-        speaker=str(row["speaker"]) if row.get("speaker") not in (None, "") else None,
-        language=str(row["language"]) if row.get("language") else None,
-        segments=_segments(row.get("segments"), text, duration),
-        prompt=(row.get("prompt") or "").strip() or None,
-    )
-
-
 def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
     """How many entries fill each column: of a manifest all that it has, of other sources what an example holds."""
     path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
@@ -360,60 +333,25 @@ def manifest_row(example: Example, folder: Path) -> dict[str, Any]:
     return {column: value for column, value in row.items() if value is not None}
 
 
-def _segments(value: Any, text: str, duration: float | None) -> tuple[Segment, ...]:
-    """The column `segments`: a list, or in a table's cell its JSON; ValueError says all that is wrong with it."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"segments is not JSON ({error})") from None
-    if not value:
-        return ()
-    form = 'write [{"start": 0.0, "end": 2.5, "text": "…"}, …]'
-    if not isinstance(value, list):
-        raise ValueError(f"segments is not a list but {type(value).__name__}; {form}")
-    segments: list[Segment] = []
+def read_shards(spec: Spec, columns: Columns, stream: bool) -> SpeechSet:
+    """The entries of tars, with their faults for the preflight; of a stream the names of its tars alone."""
+    names = shards.expand(spec.source)
+    if not names:
+        raise InputError(f"{spec}: no file has such a name")
+    shards.check_there(names)
+    if stream:
+        return SpeechSet(spec.name, spec.source, [], shards=tuple(names), columns=columns)
+    examples: list[Example] = []
     faults: list[str] = []
-    for number, entry in enumerate(value, start=1):
-        if not (isinstance(entry, dict) and isinstance(entry.get("text"), str) and entry["text"].strip()):
-            faults.append(f"segment {number} is not an object with a text; {form}")
-            continue
+    for name in names:
         try:
-            start, end = (_seconds(entry, column) for column in ("start", "end"))
-        except ValueError as error:
-            faults.append(f"segment {number}: {error}")
-            continue
-        if start is None or end is None:
-            faults.append(f"segment {number} has no {'start' if start is None else 'end'}; {form}")
-            continue
-        if start >= end:
-            faults.append(f"segment {number} begins at {start:g} s and ends at {end:g} s; correct its times")
-        if segments and start < segments[-1].end:
-            faults.append(
-                f"segment {number} begins at {start:g} s, before segment {number - 1} ends at {segments[-1].end:g} s; "
-                "order them, without overlap"
-            )
-        if duration is not None and end > duration + TIMESTAMP_SECONDS:  # a step beyond the end is rounding
-            faults.append(f"segment {number} ends at {end:g} s, beyond the duration of {duration:g} s; correct one")
-        segments.append(Segment(start, end, entry["text"].strip()))
-    # without any whitespace, for not every language has spaces between its sentences
-    if not faults and "".join("".join(each.text for each in segments).split()) != "".join(text.split()):
-        faults.append("the segments' texts do not make up the text; write the same words in both")
-    if faults:
-        raise ValueError("; ".join(faults))
-    return tuple(segments)
-
-
-def _seconds(row: dict[str, Any], column: str) -> float | None:
-    if row.get(column) in (None, ""):
-        return None
-    try:
-        value = float(row[column])
-    except (TypeError, ValueError):
-        raise ValueError(f"{column} {row[column]!r} is not a number of seconds") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{column} {row[column]} is not a number of seconds from 0 up")
-    return value
+            for entry in shards.entries(name, columns):
+                examples.append(entry) if isinstance(entry, Example) else faults.append(entry)
+        except shards.ShardError as error:
+            faults.append(str(error))
+    if not examples:
+        raise InputError(faults or f"{spec}: holds no entries")
+    return SpeechSet(spec.name, spec.source, examples, faults=tuple(faults), share=spec.share)
 
 
 def read_folder(folder: Path) -> list[Example]:

@@ -143,15 +143,22 @@ class Tokens:
     @property
     def longest_prompt(self) -> int:
         """Tokens of a prompt that are read (whisper/decoding.py, _get_initial_tokens)."""
-        return self.text_context // 2 - 1
+        return self.sample_limit - 1
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of predicted tokens, special ones left out, as `whisper.decode` writes it."""
         return str(self.tokenizer.decode([token for token in tokens if token < self.end])).strip()
 
+    @property
+    def sample_limit(self) -> int:
+        """Tokens that a transcript has at most, as whisper writes it: half the text context, 224."""
+        return self.text_context // 2
+
     def fits(self, text: str, segments: tuple[Segment, ...] = ()) -> bool:
         """Whether the decoder can read the whole sequence: its inputs are one token shorter than the sequence."""
-        return len(self.sequence(Label(text, segments))[0]) - 1 <= self.text_context
+        # a token is a byte or more
+        most = len(self.prefix) + len(f" {text.strip()}".encode("utf-8", "surrogatepass")) + 4 * len(segments)
+        return most <= self.text_context or len(self.sequence(Label(text, segments))[0]) - 1 <= self.text_context
 
     def teacher_forcing(self, labels: Sequence[Label | str]) -> Targets:
         """Shifted inputs and targets of a batch, trimmed to its longest sequence: (B, T) each."""

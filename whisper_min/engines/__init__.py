@@ -5,7 +5,7 @@ huggingface.py    transformers: a folder with safetensors, tokenizer and generat
 faster_whisper.py CTranslate2, by its own converter: a folder
 whisper_cpp.py    whisper.cpp: one ggml file
 
-`write(model, heads, out, precision)` writes; `transcriber(out, language, task)` loads what was written in the real
+`write(model, heads, out, precision)` writes; `transcriber(out, tokens)` loads what was written in the real
 engine and gives a function from a waveform (samples,) at 16 kHz to its text: greedy, without timestamps, fallback or
 prompt, in a window of 30 s. Both raise ImportError where the engine is not installed.
 """

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from whisper import Whisper
-from whisper.tokenizer import get_tokenizer
 
 from whisper_min import audio
 from whisper_min.audio import Waveform
+from whisper_min.data.tokens import Tokens
 from whisper_min.engines import huggingface
 
 EXTRA, NEEDS = "ct2", ("transformers", "ctranslate2", "faster_whisper")
@@ -28,7 +28,7 @@ def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: s
         converter.convert(str(out), quantization=PRECISIONS[precision])
 
 
-def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+def transcriber(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
     """faster-whisper on what was written, given whisper's log-mel.
 
     Its own `transcribe` pads a short clip's log-mel with zeros where whisper pads the waveform; where two words are
@@ -37,18 +37,10 @@ def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str
     from faster_whisper import WhisperModel
 
     engine = WhisperModel(str(out), device="cpu", compute_type="default", local_files_only=True)
-    multilingual, n_mels = engine.model.is_multilingual, engine.model.n_mels
-    tokenizer = get_tokenizer(
-        multilingual,
-        num_languages=100 if n_mels == 128 else 99,
-        language=language if multilingual else None,
-        task=task if multilingual else None,
-    )
-    prefix = list(tokenizer.sot_sequence_including_notimestamps)
 
     def transcribe(waveform: Waveform) -> str:
-        mel = audio.log_mel(audio.pad([waveform]), n_mels)  # (1, M, F)
-        (result,) = engine.model.generate(engine.encode(mel.numpy()), [prefix], beam_size=1, suppress_tokens=[-1])
-        return str(tokenizer.decode([token for token in result.sequences_ids[0] if token < tokenizer.eot])).strip()
+        features = engine.encode(audio.log_mel(audio.pad([waveform]), engine.model.n_mels).numpy())
+        (result,) = engine.model.generate(features, [tokens.prefix], beam_size=1, suppress_tokens=[-1])
+        return tokens.decode(result.sequences_ids[0])
 
     return transcribe

@@ -98,12 +98,14 @@ def hugging_tokenizer(tokenizer: Tokenizer) -> Any:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = bytes_to_unicode()
+
+    def written(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
     ranks = bpe_ranks(tokenizer)
-    vocabulary = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
-    merges = [
-        "".join(letters[b] for b in left) + " " + "".join(letters[b] for b in right) for left, right in pairs(ranks)
-    ]
-    made = WhisperTokenizer(vocab=vocabulary, merges=[tuple(merge.split(" ")) for merge in merges])
+    vocabulary = {written(token): rank for token, rank in ranks.items()}
+    merges = [(written(left), written(right)) for left, right in pairs(ranks)]
+    made = WhisperTokenizer(vocab=vocabulary, merges=merges)
     ordered = sorted(tokenizer.special_tokens, key=tokenizer.special_tokens.__getitem__)
     made.add_tokens([AddedToken(name, normalized=False, special=True) for name in ordered], special_tokens=True)
     wrong = [name for name in ordered if made.convert_tokens_to_ids(name) != tokenizer.special_tokens[name]]
@@ -137,13 +139,14 @@ def pairs(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+def transcriber(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
     """transformers' `generate` on what was written."""
     transformers = load_transformers()
     model = transformers.WhisperForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
     tokenizer = transformers.WhisperTokenizer.from_pretrained(out)
     extractor = transformers.WhisperFeatureExtractor.from_pretrained(out)
-    told = {"language": language, "task": task} if model.generation_config.is_multilingual else {}
+    spoken = tokens.tokenizer  # an English-only one has no language and no task, and generate takes none
+    told = {"language": spoken.language, "task": spoken.task} if spoken.language else {}
 
     def transcribe(waveform: Waveform) -> str:
         inputs = extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 import whisper
-from whisper import DecodingOptions, Whisper
+from whisper import Whisper
 
 from whisper_min.audio import Waveform
+from whisper_min.data.tokens import Tokens
+from whisper_min.scoring import decode
 
 EXTRA, NEEDS = None, ()
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -26,10 +28,10 @@ def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: s
         raise RuntimeError(f"whisper reads back other numbers in {', '.join(wrong[:3])}")
 
 
-def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+def transcriber(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
     """whisper.decode on what was written."""
     model = whisper.load_model(str(out), device="cpu")
-    options = DecodingOptions(task=task, language=language, temperature=0.0, without_timestamps=True, fp16=False)
+    options = decode.options(tokens)
 
     def transcribe(waveform: Waveform) -> str:
         mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(torch.from_numpy(waveform)), model.dims.n_mels)

@@ -1,6 +1,6 @@
 """whisper.cpp: one ggml file, by the layout of its models/convert-pt-to-ggml.py (github.com/ggerganov/whisper.cpp).
 
-int32 throughout: magic, twelve sizes; the mel filters; the vocabulary as bytes; then each tensor with its number of
+int32 throughout: magic, eleven sizes; the mel filters; the vocabulary as bytes; then each tensor with its number of
 dimensions, the length of its name and its type, its dimensions from the last to the first, its name and its numbers.
 """
 
@@ -19,7 +19,7 @@ from whisper_min.data.tokens import Tokens
 from whisper_min.engines.huggingface import bpe_ranks
 
 EXTRA, NEEDS = "ggml", ("pywhispercpp",)
-PRECISIONS = {"fp16": np.float16}  # its convolutions take no other weights
+PRECISIONS = ("fp16",)  # its convolutions take no other weights
 MAGIC = 0x67676D6C  # "ggml"
 # whisper.cpp reads these as fp32 in every file.
 CONVOLUTION_BIASES = ("encoder.conv1.bias", "encoder.conv2.bias")
@@ -27,8 +27,8 @@ ALWAYS_FP32 = (*CONVOLUTION_BIASES, "encoder.positional_embedding", "decoder.pos
 
 
 def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: str) -> None:
-    """Write the file; whisper.cpp knows alignment heads by the model's size and has no place for them."""
-    dims, dtype = model.dims, PRECISIONS[precision]
+    """Write the file, in fp16; whisper.cpp knows alignment heads by the model's size and has no place for them."""
+    dims = model.dims
     filters = mel_filters("cpu", dims.n_mels).numpy().astype(np.float32)  # (M, 201)
     vocabulary = bpe_ranks(Tokens(dims).tokenizer)
     sizes = [
@@ -47,13 +47,13 @@ def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: s
             if name in CONVOLUTION_BIASES:
                 values = values[:, None]  # the bias of a convolution is added along time
             small = values.ndim < 2 or name in ALWAYS_FP32
-            values = values.astype(np.float32 if small else dtype)
+            values = values.astype(np.float32 if small else np.float16)
             encoded = name.encode()
             file.write(struct.pack("<3i", values.ndim, len(encoded), int(values.dtype == np.float16)))
             file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)) + encoded + values.tobytes())
 
 
-def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str]:
+def transcriber(out: Path, tokens: Tokens) -> Callable[[Waveform], str]:
     """whisper.cpp, through pywhispercpp, on what was written."""
     from pywhispercpp.model import Model
 
@@ -62,8 +62,8 @@ def transcriber(out: Path, language: str, task: str) -> Callable[[Waveform], str
     def transcribe(waveform: Waveform) -> str:
         segments = model.transcribe(
             waveform,
-            language=language,
-            translate=task == "translate",
+            language=tokens.tokenizer.language or "en",
+            translate=tokens.tokenizer.task == "translate",
             greedy={"best_of": 1},
             temperature=0.0,
             temperature_inc=0.0,

@@ -13,7 +13,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -367,65 +367,45 @@ def _read_json(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-# Hugging Face's names -> OpenAI's, from transformers' convert_openai_to_hf.py read backwards.
-_HUGGINGFACE_NAMES = [
-    (r"^model\.", ""),
-    (r"embed_positions\.weight$", "positional_embedding"),
-    (r"embed_tokens", "token_embedding"),
-    (r"^encoder\.layer_norm\.", "encoder.ln_post."),
-    (r"^decoder\.layer_norm\.", "decoder.ln."),
-    (r"\.layers\.", ".blocks."),
-    (r"self_attn_layer_norm", "attn_ln"),
-    (r"encoder_attn_layer_norm", "cross_attn_ln"),
-    (r"final_layer_norm", "mlp_ln"),
-    (r"self_attn", "attn"),
-    (r"encoder_attn", "cross_attn"),
-    (r"q_proj", "query"),
-    (r"k_proj", "key"),
-    (r"v_proj", "value"),
-    (r"out_proj", "out"),
-    (r"fc1", "mlp.0"),
-    (r"fc2", "mlp.2"),
+# Parts of OpenAI's names and Hugging Face's, each as it stands between dots (transformers' convert_openai_to_hf.py).
+_NAMES = [
+    ("positional_embedding", "embed_positions.weight"),
+    ("token_embedding", "embed_tokens"),
+    ("encoder.ln_post", "encoder.layer_norm"),
+    ("decoder.ln", "decoder.layer_norm"),
+    ("blocks", "layers"),
+    ("attn_ln", "self_attn_layer_norm"),
+    ("cross_attn_ln", "encoder_attn_layer_norm"),
+    ("mlp_ln", "final_layer_norm"),
+    ("attn", "self_attn"),
+    ("cross_attn", "encoder_attn"),
+    ("query", "q_proj"),
+    ("key", "k_proj"),
+    ("value", "v_proj"),
+    ("out", "out_proj"),
+    ("mlp.0", "fc1"),
+    ("mlp.2", "fc2"),
 ]
 
-# The same, forwards; the longer names first.
-_OPENAI_NAMES = [
-    (r"positional_embedding$", "embed_positions.weight"),
-    (r"token_embedding", "embed_tokens"),
-    (r"^encoder\.ln_post\.", "encoder.layer_norm."),
-    (r"^decoder\.ln\.", "decoder.layer_norm."),
-    (r"\.cross_attn_ln\.", ".encoder_attn_layer_norm."),
-    (r"\.attn_ln\.", ".self_attn_layer_norm."),
-    (r"\.mlp_ln\.", ".final_layer_norm."),
-    (r"\.cross_attn\.", ".encoder_attn."),
-    (r"\.attn\.", ".self_attn."),
-    (r"\.query\.", ".q_proj."),
-    (r"\.key\.", ".k_proj."),
-    (r"\.value\.", ".v_proj."),
-    (r"\.out\.", ".out_proj."),
-    (r"\.mlp\.0\.", ".fc1."),
-    (r"\.mlp\.2\.", ".fc2."),
-    (r"\.blocks\.", ".layers."),
-]
+
+def _rename(key: str, names: Iterable[tuple[str, str]]) -> str:
+    """A tensor's name with every part that stands in a table replaced by its counterpart."""
+    for old, new in names:
+        key = re.sub(rf"(^|\.){re.escape(old)}(?=\.|$)", rf"\g<1>{new}", key)
+    return key
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's Whisper tensors under OpenAI's names; the output projection is tied to the embedding."""
-    renamed = {}
-    for key, value in state.items():
-        if key == "proj_out.weight":
-            continue
-        for pattern, replacement in _HUGGINGFACE_NAMES:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return renamed
+    theirs_to_ours = [(theirs, ours) for ours, theirs in _NAMES]
+    return {
+        _rename(key.removeprefix("model."), theirs_to_ours): value
+        for key, value in state.items()
+        if key != "proj_out.weight"
+    }
 
 
 def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """OpenAI's tensors under Hugging Face's names, with the tied output projection that its model holds."""
-    renamed = {}
-    for key, value in state.items():
-        for ours, theirs in _OPENAI_NAMES:
-            key = re.sub(ours, theirs, key)
-        renamed[f"model.{key}"] = value
+    renamed = {f"model.{_rename(key, _NAMES)}": value for key, value in state.items()}
     return renamed | {"proj_out.weight": state["decoder.token_embedding.weight"]}

@@ -66,11 +66,10 @@ def sample(model: Whisper, features: Tensor, tokens: Tokens, generator: torch.Ge
     list of int
         the whole sequence: prefix, text and, where it was drawn, the end token
     """
-    limit = tokens.text_context // 2
-    decoder = CachedDecoder(model, features, len(tokens.prefix) + limit)
+    decoder = CachedDecoder(model, features, len(tokens.prefix) + tokens.sample_limit)
     sequence = list(tokens.prefix)
     following = torch.tensor([tokens.prefix], device=features.device)
-    for _ in range(limit):
+    for _ in range(tokens.sample_limit):
         probabilities = decoder(following)[0].softmax(-1).cpu()  # (V,)
         drawn = int(torch.multinomial(probabilities, 1, generator=generator))
         sequence.append(drawn)

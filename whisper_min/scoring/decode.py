@@ -45,7 +45,7 @@ def options(tokens: Tokens, beam_size: int | None = None) -> DecodingOptions:
         task=tokens.tokenizer.task or "transcribe",
         language=tokens.tokenizer.language or "en",
         temperature=0.0,
-        sample_len=tokens.text_context // 2,
+        sample_len=tokens.sample_limit,
         beam_size=beam_size,
         suppress_tokens="-1",
         suppress_blank=True,
@@ -76,7 +76,7 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool 
     with_logprob : bool
         fill in `Hypothesis.avg_logprob`, which costs a pass over the logits for every token
     """
-    batch, device, limit = features.shape[0], features.device, tokens.text_context // 2
+    batch, device, limit = features.shape[0], features.device, tokens.sample_limit
     never = torch.tensor(suppressed(model, tokens), device=device)
     blank = torch.tensor([*tokens.tokenizer.encode(" "), tokens.end], device=device)
     look_every = LOOK_EVERY.get(device.type, LOOK_EVERY_ELSEWHERE)
@@ -119,20 +119,18 @@ def _hypothesis(row: Sequence[int], logprob: float | None, tokens: Tokens) -> Hy
 def beam(model: Whisper, features: Tensor, tokens: Tokens, beam_size: int) -> list[Hypothesis]:
     """Beam search through whisper's own decoder, clip by clip: it repeats the text by beam, but not the audio."""
     results = [model.decode(each, options(tokens, beam_size)) for each in features.float()]
-    limit = tokens.text_context // 2
-    return [Hypothesis(result.tokens, result.text, len(result.tokens) < limit) for result in results]
+    return [Hypothesis(result.tokens, result.text, len(result.tokens) < tokens.sample_limit) for result in results]
 
 
 @torch.inference_mode()
 def with_timestamps(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hypothesis]:
     """The same with timestamps, by whisper's own decoder and its rules for them; `text` spells them as `<|0.00|>`."""
     task = DecodingTask(model, replace(options(tokens), without_timestamps=False))
-    limit = tokens.text_context // 2
     return [
         Hypothesis(
             result.tokens,
             tokens.tokenizer.decode_with_timestamps(result.tokens),
-            len(result.tokens) < limit,
+            len(result.tokens) < tokens.sample_limit,
             result.avg_logprob,
         )
         for result in task.run(features.float())

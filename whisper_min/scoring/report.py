@@ -151,7 +151,7 @@ def rows_of(system: str, result: SetResult) -> list[dict[str, Any]]:
             "system": system,
             "set": result.name,
             "id": utterance.example.id,
-            "audio_filepath": str(utterance.example.audio_filepath),
+            "audio_filepath": utterance.example.audio_name,
             "speaker": utterance.example.speaker,
             "reference": utterance.reference,
             "hypothesis": utterance.hypothesis,

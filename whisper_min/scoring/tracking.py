@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,6 +20,7 @@ from whisper import Whisper
 
 from whisper_min import runs
 from whisper_min.config import Config
+from whisper_min.data.examples import Example
 from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.runs import RunFolder
@@ -162,7 +167,7 @@ class Evaluation:
                     "_step": step,
                     "set": name,
                     "id": utterance.example.id,
-                    "audio_filepath": str(utterance.example.audio_filepath.resolve()),
+                    "audio_filepath": str(self._recording(name, utterance.example).resolve()),
                     "offset": utterance.example.offset,
                     "duration": round(utterance.seconds, 3),
                     "reference": utterance.reference,
@@ -181,6 +186,20 @@ class Evaluation:
             )
         self.run.append("samples.jsonl", rows)
         return result
+
+    def _recording(self, name: str, example: Example) -> Path:
+        """Where a reader finds an utterance's audio: its file, or for an entry of a tar a copy in the run folder."""
+        if example.member is None:
+            return example.audio_filepath
+        label = re.sub(r"[^\w.-]+", "-", f"{name}-{example.id}")[:80]
+        digest = hashlib.blake2b(example.where.encode(), digest_size=4).hexdigest()  # ids may look alike as names
+        copy = self.run.path / "audio" / f"{label}-{digest}{Path(example.member.name).suffix}"
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            beside = copy.with_name(f".{copy.name}.{os.getpid()}")
+            example.copy_audio(beside)
+            os.replace(beside, copy)
+        return copy
 
     def _decode_original(self, model: Whisper, checked: CheckedSet) -> tuple[list[Hypothesis], float | None, float]:
         """As `Scorer.decode_set`, but what an earlier run has decoded is taken from there, and said."""

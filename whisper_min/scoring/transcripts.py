@@ -147,7 +147,11 @@ class Transcriber:
         normalize = lru_cache(maxsize=100_000)(wer.normalizer(self.language)[1])
         for checked in report.sets:
             examples, without = checked.speech.examples, sum(not each.segments for each in checked.speech.examples)
-            if checked.role in preflight.TRAINED and without:
+            if checked.totals and without:
+                timed.notes.append(
+                    f"{checked.role} {checked.speech.name}: streamed; only clips with segments carry times"
+                )
+            elif checked.role in preflight.TRAINED and without:
                 rows = zip(examples, hearing.transcripts(checked), checked.labels, checked.seconds, strict=True)
                 examples = [
                     example

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import whisper
 
+from whisper_min import runs
 from whisper_min.config import Config, to_record
 from whisper_min.model.weights import Origin
 from whisper_min.training.flops import peak_flops
@@ -61,8 +62,39 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else None
 
 
-def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evaluated: int, normalizer: str) -> str:
-    """README.md of a checkpoint, with a `model-index` that hubs read.
+def point_results(run: Path, point: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], int]:
+    """What a run's folder knows of one of its points, as `model_card` takes it: results, and the step they are of.
+
+    `point` has `checkpoint`, `alpha` and `lines` as in sweep.jsonl. Of a checkpoint itself these are the training's
+    evaluations; of a point between it and the original a sweep's, and none where no sweep has scored it.
+    """
+    step = int(Path(point["checkpoint"]).name)
+    steps = runs.merge_steps(runs.read_jsonl(run / "metrics.jsonl"))
+    evaluated = {each: rates for each, row in steps.items() if each <= step and (rates := _rates(row))}
+    sweep = [row for row in runs.read_jsonl(run / "sweep.jsonl") if row.get("wer") is not None]
+    original = {row["set"]: row["wer"] for row in sweep if row["alpha"] == 0} | _rates(steps.get(0, {}))
+    if point["alpha"] == 1 and point["lines"] in (None, 1):
+        step = max(evaluated, default=step)
+        found = evaluated.get(step, {})
+    else:
+        names = ("checkpoint", "alpha", "lines")
+        found = {row["set"]: row["wer"] for row in sweep if all(row.get(key) == point[key] for key in names)}
+    return {name: {"wer": wer, "original_wer": original.get(name)} for name, wer in found.items()}, step
+
+
+def _rates(row: dict[str, Any]) -> dict[str, float]:
+    """Set name -> WER, from a row of metrics.jsonl."""
+    return {
+        key.removeprefix("eval/").removesuffix("/wer"): value
+        for key, value in row.items()
+        if key.startswith("eval/") and key.endswith("/wer") and value is not None
+    }
+
+
+def model_card(
+    cfg: Config, step: int, results: dict[str, dict[str, Any]], evaluated: int, normalizer: str, exported: str = ""
+) -> str:
+    """README.md of a checkpoint or an export, with a `model-index` that hubs read.
 
     Parameters
     ----------
@@ -70,6 +102,8 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
         set name -> its summary, with `original_wer` beside `wer`
     evaluated : int
         the step that they are of
+    exported : str
+        what was made of the checkpoint; without it the card says how to export
     """
     # drift is no WER, and a set whose references hold no words has none
     results = {name: its for name, its in results.items() if math.isfinite(its.get("wer", math.nan))}
@@ -91,9 +125,9 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
         for name, its in results.items()
         if its.get("original_wer") is not None
     )
-    heads = ""
+    opened = "`whisper.load_model` opens what `python -m whisper_min.export RUN --to openai model.pt` writes."
     if cfg.model in whisper.available_models():  # the table has no entry for a path
-        heads = (
+        opened += (
             " For word timestamps give it the alignment heads of the original, which a .pt cannot hold: "
             f"`model.set_alignment_heads(whisper._ALIGNMENT_HEADS[{cfg.model!r}])`."
         )
@@ -101,5 +135,5 @@ def model_card(cfg: Config, step: int, results: dict[str, dict[str, Any]], evalu
         f"---\n{front}\n---\n\n# {name}\n\nWhisper `{cfg.model}` fine-tuned for {step} steps with whisper-min.\n\n"
         f"| set | original WER | this model |\n|---|---|---|\n{rows}\n\n"
         f"WER at step {evaluated} with the normaliser {normalizer}, greedy, no timestamps, clips padded to 30 s.\n\n"
-        f"`whisper.load_model` opens what `python -m whisper_min.export RUN --to openai model.pt` writes.{heads}\n"
+        f"{exported or opened}\n"
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from whisper import Whisper
 
 from whisper_min.config import Config
+from whisper_min.data import augment
 from whisper_min.data.batches import Batch
 from whisper_min.model.forward import encode
 
@@ -16,12 +17,14 @@ MEMORY_SHARE = 0.25
 
 
 class FrozenEncoder:
-    """Encodes batches without gradients and remembers each window's features (A, C), unless they differ every time."""
+    """Encodes batches without gradients and remembers each window's features (A, C).
+
+    What is augmented differs every time, and is encoded every time.
+    """
 
     def __init__(self, model: Whisper, cfg: Config) -> None:
-        self.model = model
-        differs = bool(cfg.augment or cfg.replay_augment)
-        self.budget = 0 if differs else int(MEMORY_SHARE * psutil.virtual_memory().available)
+        self.model, self.cfg = model, cfg
+        self.budget = int(MEMORY_SHARE * psutil.virtual_memory().available)
         self.kept: dict[tuple[str, ...], Tensor] = {}
         self.bytes = 0
 
@@ -32,6 +35,8 @@ class FrozenEncoder:
             return torch.stack([self.kept[key] for key in keys]).to(mel.device, non_blocking=True)
         with torch.no_grad():
             features = encode(self.model, mel)
+        if augment.of_role(self.cfg, batch.role).effects:
+            return features
         for key, row in zip(keys, features, strict=True):
             if key not in self.kept and self.bytes + row.nbytes <= self.budget:
                 self.kept[key] = row.to("cpu", copy=True)

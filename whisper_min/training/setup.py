@@ -14,7 +14,8 @@ from whisper.audio import N_SAMPLES, SAMPLE_RATE
 from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import augment, batches, preflight, sources
-from whisper_min.data.batches import Batch, Schedule, Window
+from whisper_min.data.batches import Batch, Order, Schedule, Window
+from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import Tokens, language_code
 from whisper_min.model import weights
 from whisper_min.training import batch_size, memory
@@ -30,7 +31,7 @@ class Prepared:
     dims: ModelDimensions
     tokens: Tokens
     report: preflight.Report
-    schedule: Schedule
+    schedule: Order
     device: torch.device
     precision: str
     load: Callable[[], tuple[Whisper, weights.Origin]]
@@ -73,7 +74,7 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     with collecting():
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
     faults += report.shown_faults()
-    longest = max((max(each.seconds) for each in report.sets if each.role in preflight.TRAINED), default=0.0)
+    longest = max((each.longest for each in report.sets if each.role in preflight.TRAINED), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
     if not faults and cfg.batch_size == "auto":
         cfg = replace(cfg, batch_size=batch_size.choose(dims, cfg, precision, device, context, console))
@@ -86,10 +87,12 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     return Prepared(replace(cfg, max_steps=max_steps), dims, tokens, report, schedule, device, precision, load)
 
 
-def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Schedule:
-    """The order of the domain's clips, with their labels as they are known by now."""
+def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Order:
+    """The order of the domain's clips, with their labels as they are known by now; of tars, a stream."""
     assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
     training = report.role("data")
+    if any(each.totals for each in training):
+        return Stream(training, cfg, tokens)
     return Schedule(
         [example for each in training for example in each.speech.examples],
         [label for each in training for label in each.labels],
@@ -132,15 +135,15 @@ def show_check(prepared: Prepared, out: Console) -> None:
         out.print(f"note: {note}", markup=False, highlight=False)
     for fault in report.skipped:
         out.print(f"left out: {fault}", markup=False, highlight=False)
-    epoch = prepared.schedule.epoch(0)
-    windows = epoch[0]
+    _, windows = next(prepared.schedule.from_position(0, 0))
     batch = prepared.collate(windows)
     for row, window in enumerate(batch.windows):
         effects = ", ".join(map(str, augment.of_role(cfg, window.role).draw(window.name, window.visit)))
         title = f"{window.name}: {window.context / SAMPLE_RATE:g} s context" + (f", {effects}" if effects else "")
         rows = batch.targets.inputs[row].tolist(), batch.targets.targets[row].tolist()
         out.print(preflight.batch_table(*rows, prepared.tokens, title))
+    count = prepared.schedule.steps_per_epoch(1)
     out.print(
-        f"{len(epoch)} batches an epoch, {cfg.max_steps} steps of {cfg.batch_size} × {cfg.accumulate}, "
+        f"{count} batches an epoch, {cfg.max_steps} steps of {cfg.batch_size} × {cfg.accumulate}, "
         f"on {prepared.device} in {prepared.precision}. No run was written."
     )

@@ -1,0 +1,376 @@
+"""Streams: each entry once an epoch, an order that can be resumed, what the preflight says, and a whole training."""
+
+from __future__ import annotations
+
+import gc
+import io
+import itertools
+import json
+import random
+import re
+import shutil
+import tempfile
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import babble  # noqa: F401
+from quick_model import ending_whisper, one_thread, same_weights, save_openai, write_set  # noqa: F401
+from rich.console import Console
+from tars import hollow_tar, recording, served, write_shards, write_tar  # noqa: F401
+from whisper import ModelDimensions
+from whisper.audio import N_SAMPLES, SAMPLE_RATE
+
+import train
+from whisper_min import audio, config, runs
+from whisper_min.config import Config, InputError
+from whisper_min.data import batches, preflight, sources, stream
+from whisper_min.data.batches import Window
+from whisper_min.data.examples import SpeechSet
+from whisper_min.data.preflight import CheckedSet, Facts, Report, Totals
+from whisper_min.data.stream import Stream
+from whisper_min.data.tokens import Tokens
+from whisper_min.model import weights
+from whisper_min.training import setup
+
+TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
+CONTEXTS = ["full", "trim", "pack"]
+ENTRIES, SHARDS = 300, 6
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six tars of fifty entries whose audio nobody decodes."""
+    folder, size = tmp_path_factory.mktemp("hollow"), ENTRIES // SHARDS
+    return [hollow_tar(folder / f"{index}.tar", size, first=index * size) for index in range(SHARDS)]
+
+
+def streamed(paths: Sequence[Path], style: str = "keep", entries: int = ENTRIES) -> CheckedSet:
+    """A set of tars as the preflight leaves it."""
+    speech = SpeechSet("tars", "tars", [], shards=tuple(map(str, paths)))
+    totals = Totals(entries, entries, 10.0 * entries, 23.0, 0)
+    return CheckedSet("data", speech, [], style, totals=totals)
+
+
+def stream_of(paths: Sequence[Path], audio_context: str = "trim", **options: object) -> Stream:
+    cfg = Config(audio_context=audio_context, batch_size=8, seed=int(options.pop("seed", 0)))
+    return Stream([streamed(paths)], cfg, TOKENS, **{"buffer": 40, **options})
+
+
+def epoch_of(order: Stream, epoch: int) -> list[list[Window]]:
+    """One epoch's batches."""
+    found = itertools.takewhile(lambda item: item[0][0] == epoch, order.from_position(epoch, 0))
+    return [windows for _, windows in found]
+
+
+def ids(epoch: Sequence[Sequence[Window]]) -> list[str]:
+    return [example.id for windows in epoch for window in windows for example in window.examples]
+
+
+# ---- The order.
+
+
+@pytest.mark.parametrize("audio_context", CONTEXTS)
+def test_each_entry_is_in_an_epoch_once_in_batches_of_one_context(tars: list[Path], audio_context: str) -> None:
+    epoch = epoch_of(stream_of(tars, audio_context), 0)
+    assert Counter(ids(epoch)).most_common(1)[0][1] == 1 and len(ids(epoch)) == ENTRIES
+    for windows in epoch:
+        assert len(windows) <= 8 and len({window.context for window in windows}) == 1
+        for window in windows:
+            told = sum(example.duration or 0 for example in window.examples)
+            assert told * SAMPLE_RATE <= window.context and TOKENS.fits(window.text)
+            if audio_context == "trim":
+                assert window.context == audio.context_samples(round(told * SAMPLE_RATE))
+            else:
+                assert window.context == N_SAMPLES
+    assert sum(len(windows) < 4 for windows in epoch) == 0, "what is left is split evenly"
+
+
+def test_epochs_and_seeds_differ_and_equal_ones_do_not(tars: list[Path]) -> None:
+    orders = [ids(epoch_of(stream_of(tars, seed=seed), epoch)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
+    assert len(set(map(tuple, orders))) == 3 and len({frozenset(order) for order in orders}) == 1
+    assert ids(epoch_of(stream_of(tars), 0)) == orders[0]
+
+
+def test_shards_are_mixed(tars: list[Path]) -> None:
+    order = ids(epoch_of(stream_of(tars, "full", buffer=100), 0))
+    shards = {identifier.partition("/")[0] for identifier in order[:50]}
+    assert len(shards) > 1 and order != sorted(order)
+
+
+@pytest.mark.parametrize("audio_context", CONTEXTS)
+def test_from_any_position_on_the_rest_is_what_an_uninterrupted_order_had_left(
+    tars: list[Path], audio_context: str
+) -> None:
+    uninterrupted = list(itertools.islice(stream_of(tars, audio_context).from_position(0, 0), 60))
+    for place in [0, 1, 7, 20, *random.Random(0).sample(range(20, 59), 4)]:
+        position, _ = uninterrupted[place]
+        rest = stream_of(tars, audio_context).from_position(*position)
+        assert list(itertools.islice(rest, 59 - place)) == uninterrupted[place + 1 :]
+
+
+def test_resuming_decodes_nothing(tars: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*parts: object) -> None:
+        raise AssertionError("audio was opened")
+
+    for name in ("read", "info"):
+        monkeypatch.setattr(audio, name, refuse)
+    next(stream_of(tars).from_position(1, 20))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6, 7, 16])
+def test_ranks_share_an_epoch_without_overlap(tars: list[Path], world_size: int) -> None:
+    """With more processes than shards, too."""
+    shares = [ids(epoch_of(stream_of(tars, rank=rank, world_size=world_size), 2)) for rank in range(world_size)]
+    assert Counter(itertools.chain(*shares)) == Counter(ids(epoch_of(stream_of(tars), 2)))
+    assert max(map(len, shares)) <= 2 * min(map(len, shares)) + 50
+
+
+def test_a_set_that_is_held_is_one_more_shard(tars: list[Path], make_set: Callable[..., Path]) -> None:
+    manifest = make_set("mine", [f"Clip {n}." for n in range(7)], 0.5)
+    [speech] = sources.load_sets([str(manifest)], "data", Path())
+    held = CheckedSet("data", speech, [Facts(seconds=0.5)] * 7, "keep")
+    mixed = Stream([streamed(tars), held], Config(batch_size=8), TOKENS, buffer=40)
+    found = ids(epoch_of(mixed, 0))
+    assert len(found) == len(set(found)) == ENTRIES + 7
+    assert mixed.steps_per_epoch(2) == 20
+
+
+def test_a_length_that_is_not_told_is_read_from_the_recording(tmp_path: Path) -> None:
+    lengths = [1.0, 6.0, 11.0, 2.0]
+    paths = write_shards(tmp_path / "s", [f"Clip {n}." for n in range(4)], lengths, 2, told=False)
+    windows = [window for each in epoch_of(stream_of(paths), 0) for window in each]
+    assert sorted(window.context / SAMPLE_RATE for window in windows) == [5, 5, 10, 15]
+
+
+def test_nothing_is_cut_where_a_duration_is_told_wrongly(tmp_path: Path) -> None:
+    """The window was chosen by the .json; the recording is longer."""
+    row = json.dumps({"text": "Hello.", "duration": 1.0}).encode()
+    path = write_tar(tmp_path / "a.tar", [("a.flac", recording(7.0)), ("a.json", row)])
+    [windows] = epoch_of(stream_of([path]), 0)
+    with pytest.raises(audio.AudioError, match=r"a\.tar, key a: 7\.00 s, more than the 5 s of its window"):
+        batches.collate(windows, TOKENS, 80, Config())
+
+
+def test_memory_is_that_of_the_buffer(tmp_path: Path) -> None:
+    def peak(entries: int) -> int:
+        paths = [hollow_tar(tmp_path / f"{entries}-{index}.tar", 250) for index in range(entries // 250)]
+        order = stream_of(paths, buffer=200).from_position(0, 0)
+        gc.collect()
+        tracemalloc.start()
+        for (epoch, _), _ in order:
+            if epoch == 1:
+                break
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak(2500) < 1.2 * peak(500)
+
+
+def test_a_stream_whose_shards_went_away_stops(tmp_path: Path) -> None:
+    path = hollow_tar(tmp_path / "a.tar", 20)
+    order = stream_of([path]).from_position(0, 0)
+    next(order)
+    path.unlink()
+    with pytest.raises(audio.AudioError, match=r"a\.tar: cannot be read"):
+        list(order)
+
+
+def test_shuffled_gives_each_item_once() -> None:
+    for size in (1, 2, 10, 100):
+        assert sorted(stream.shuffled(range(50), size, random.Random(0))) == list(range(50))
+    assert list(stream.shuffled(range(5), 1, random.Random(0))) == [0, 1, 2, 3, 4]
+
+
+# ---- The preflight.
+
+
+def check(tmp_path: Path, word: str, **options: object) -> Report:
+    cfg = Config(data=(word,), eval_data=("demo:dev",), data_dir=tmp_path / "cache", **options)
+    return preflight.run(sources.of_training(cfg), cfg, TOKENS, Console(file=io.StringIO()))
+
+
+TEXTS = [f"This is clip number {n}." for n in range(12)]
+LENGTHS = [1.0 + n / 10 for n in range(12)]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_report_counts_what_is_not_held(tmp_path: Path, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "DECODED_SAMPLE", 6)
+    write_shards(tmp_path / "s", TEXTS, LENGTHS, 5, told)
+    report = check(tmp_path, f"{tmp_path}/s/{{000..002}}.tar")
+    assert not report.faults
+    [checked] = report.role("data")
+    assert checked.totals is not None
+    assert (checked.entries, len(checked.speech.examples)) == (12, 6)
+    assert checked.totals.seconds == pytest.approx(sum(LENGTHS), rel=1e-9 if told else 0.25)
+    assert checked.longest == (2.1 if told else 30.0)
+    assert any(note.startswith("data s: 12 entries in 3 tars, streamed; 6 were decoded") for note in report.notes)
+    assert any("12 entries do not tell their duration" in note for note in report.notes) != told
+    out = io.StringIO()
+    Console(file=out, width=100).print(preflight.table(report))
+    assert re.search(r"--data +│ s +│ +12 │ +" + ("" if told else "≈ ") + r"0\.01", out.getvalue())
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_shards(tmp_path / "s", TEXTS, LENGTHS, 4)
+    word = f"{tmp_path}/s/{{000..002}}.tar"
+    read: list[str] = []
+    walk = preflight._survey_shard
+    monkeypatch.setattr(preflight, "_survey_shard", lambda name, *rest: (read.append(name), walk(name, *rest))[1])
+    first = check(tmp_path, word)
+    assert read == [str(path) for path in paths]
+    again = check(tmp_path, word)
+    assert len(read) == 3 and again.role("data")[0].totals == first.role("data")[0].totals
+    write_shards(tmp_path / "s", TEXTS[:4], [2.0] * 4, 4)  # the first one anew
+    assert check(tmp_path, word).role("data")[0].totals.seconds == pytest.approx(8.0 + sum(LENGTHS[4:]))
+    assert read[3:] == [str(paths[0])]
+
+
+def test_every_fault_of_every_shard_is_said_at_once(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [
+        ("a.flac", recording(2.0, "a")), ("a.txt", b"This is fine, really."),
+        ("b.flac", b"no flac"), ("b.txt", b"This is damaged, really."),
+        ("c.flac", recording(1.0, "c")), ("c.txt", b""),
+        ("d.txt", b"Nobody speaks."),
+        ("e.flac", recording(1.0, "e")), ("e.json", b'{"text": "Far too long.", "duration": 31}'),
+        ("f.flac", recording(1.0, "f")), ("f.json", b'{"text": "Guten Tag.", "language": "de"}'),
+    ])  # fmt: skip
+    whole = write_tar(tmp_path / "1.tar", [("a.flac", recording(2.0, "a2")), ("a.txt", b"This is fine, too.")] * 1)
+    whole.write_bytes(whole.read_bytes()[:2000])
+    faults = "\n".join(check(tmp_path, f"{tmp_path}/{{0..1}}.tar").faults)
+    for told in [
+        "1.tar: damaged after", "0.tar, key b: ", "0.tar, key c: ", "has an empty text", "0.tar, key d: has no audio",
+        "0.tar, key e: ", "31.0 s, but Whisper hears 30 s", "is in 'de', but --language is 'en'",
+    ]:  # fmt: skip
+        assert told in faults, faults
+    assert "key a: " not in faults
+    report = check(tmp_path, f"{tmp_path}/{{0..1}}.tar", skip_bad=True)
+    assert not report.faults and len(report.skipped) >= 5
+    [checked] = report.role("data")
+    assert any("damaged tars, read as far as that goes: 1 of 2" in note for note in report.notes)
+    cfg = Config(skip_bad=True, batch_size=8)
+    assert ids(epoch_of(Stream([checked], cfg, TOKENS), 0)) == ["0/a"]
+
+
+def test_a_recording_that_is_evaluated_is_a_fault_and_left_out(tmp_path: Path) -> None:
+    [dev] = sources.load_sets(["demo:dev"], "eval_data", tmp_path)
+    same = dev.examples[0]
+    path = write_tar(tmp_path / "a.tar", [
+        (f"same{same.audio_filepath.suffix}", same.audio_filepath.read_bytes()), ("same.txt", same.text.encode()),
+        ("other.flac", recording(2.0, "other")), ("other.txt", b"Another recording."),
+    ])  # fmt: skip
+    [fault] = check(tmp_path, str(path)).faults
+    assert "key same: is in the training set and in the evaluation set dev" in fault
+    [checked] = check(tmp_path, str(path), skip_bad=True).role("data")
+    assert ids(epoch_of(Stream([checked], Config(skip_bad=True), TOKENS), 0)) == ["a/other"]
+
+
+def test_tars_without_an_entry_are_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [])
+    assert any("holds no entries" in fault for fault in check(tmp_path, f"{tmp_path}/a.tar").faults)
+
+
+def test_what_a_stream_cannot_do_is_refused_with_a_fix(tmp_path: Path) -> None:
+    path = hollow_tar(tmp_path / "a.tar", 3)
+    faults = "\n".join(config.check(Config(data=(str(path),), label_style="original")))
+    assert "give --eval_data SET" in faults and "--label_style original" in faults
+    cfg = config.resolve(Config(data=(str(path),), eval_data=("demo:dev",), replay=("demo:general",)))
+    assert cfg.label_style == "auto" and config.check(cfg) == []
+    with pytest.raises(InputError) as caught:
+        setup.prepare(config.resolve(Config(data=(str(path),), data_dir=tmp_path)), Console(file=io.StringIO()))
+    assert any("give --eval_data" in fault for fault in caught.value.faults)
+
+
+def test_other_options_read_tars_whole(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "s", TEXTS, LENGTHS, 6)
+    paths[1].write_bytes(paths[1].read_bytes()[:-11_000])
+    [speech] = sources.load_sets([f"{tmp_path}/s/{{000..001}}.tar@0.5"], "replay", tmp_path)
+    assert len(speech.examples) == 11 and speech.share == 0.5 and not speech.shards
+    [fault] = speech.faults
+    assert fault.startswith(f"{paths[1]}: damaged after ")
+    for skip_bad in (False, True):
+        cfg = Config(data_dir=tmp_path / "cache", skip_bad=skip_bad)
+        report = preflight.run([("replay", speech)], cfg, TOKENS, Console(file=io.StringIO()))
+        assert (report.skipped if skip_bad else report.faults) == [fault]
+
+
+def test_remote_tars_are_checked_streamed_and_removed(
+    tmp_path: Path,
+    served: tuple[Path, str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, address = served
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    write_shards(folder, TEXTS, LENGTHS, 4)
+    report = check(tmp_path, f"{address}/{{000..002}}.tar")
+    assert not report.faults and report.role("data")[0].entries == 12
+    order = Stream(report.role("data"), Config(batch_size=2), TOKENS, buffer=3)
+    assert len(list(temporary.iterdir())) == preflight.SAMPLED_REMOTE_SHARDS, "those of the sample"
+    for windows in epoch_of(order, 0):
+        assert batches.collate(windows, TOKENS, 80, Config()).mel.shape[0] == len(windows)
+    del report, order, windows
+    gc.collect()
+    assert not list(temporary.iterdir())
+
+
+# ---- A training.
+
+
+def test_a_training_on_tars_goes_on_exactly_where_it_stopped(
+    tmp_path: Path,
+    one_thread: None,  # noqa: F811
+) -> None:
+    model = save_openai(ending_whisper(), tmp_path / "small.pt")
+    write_shards(tmp_path / "s", TEXTS[:8], LENGTHS[:8], 3)
+    [domain] = write_shards(tmp_path / "dev", ["A grey fox jumps.", "Leaves fell there."], [1.2, 1.7], 2)
+    general = write_set(tmp_path / "general", ["Birds sing in here."], [1.1])
+    argv = [
+        *("--model", str(model), "--data", f"{tmp_path}/s/{{000..002}}.tar", "--eval_data", f"dev={domain}"),
+        *("--retain", f"general={general}", "--runs_dir", str(tmp_path), "--data_dir", str(tmp_path / "cache")),
+        *("--device", "cpu", "--precision", "fp32", "--batch_size", "2", "--keep", "9", "--lr", "1e-3"),
+        *("--max_steps", "4", "--warmup_steps", "1", "--eval_every", "4"),
+    ]
+    assert train.main([*argv, "--check"]) == 0
+    assert train.main([*argv, "--run", "whole", "--save_every", "2"]) == 0
+    rows = list(runs.read_jsonl(tmp_path / "whole" / "samples.jsonl"))
+    copies = sorted({row["audio_filepath"] for row in rows if row["set"] == "dev"})
+    assert [Path(copy).parent for copy in copies] == [tmp_path / "whole" / "audio"] * 2
+    assert [len(audio.read(copy)) for copy in copies] == [19_200, 27_200]
+    assert all(not Path(copy).name.startswith(".") for copy in (tmp_path / "whole" / "audio").iterdir())
+
+    # the same folder as it was after the second step, in the middle of an epoch, and resumed
+    parts = shutil.copytree(tmp_path / "whole", tmp_path / "parts", symlinks=True)
+    for name in ("last", "best"):
+        (parts / "checkpoints" / name).unlink(missing_ok=True)
+    (parts / "checkpoints" / "last").symlink_to("2")
+    for name in ("4", "metrics.jsonl"):
+        path = parts / "checkpoints" / name if name == "4" else parts / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert train.main(["--resume", str(parts)]) == 0
+    finished = [weights.load(str(run / "checkpoints" / "4"))[0] for run in (tmp_path / "whole", parts)]
+    assert same_weights(*finished)
+    ce = [
+        {row["_step"]: row["train/ce"] for row in runs.read_jsonl(run / "metrics.jsonl") if "train/ce" in row}
+        for run in (tmp_path / "whole", parts)
+    ]
+    assert ce[1] == {step: ce[0][step] for step in (3, 4)} and len(ce[0]) == 4
+
+
+def test_a_clip_that_cannot_be_decoded_is_counted_in_training(tmp_path: Path) -> None:
+    """It was not in the sample that the preflight decoded."""
+    files = []
+    for key in ("a", "b", "c"):
+        row = json.dumps({"text": "Hello there.", "duration": 1.0}).encode()
+        files += [(f"{key}.flac", b"fLaC" if key == "b" else recording(1.0, key)), (f"{key}.json", row)]
+    [windows] = epoch_of(stream_of([write_tar(tmp_path / "a.tar", files)]), 0)
+    with pytest.raises(audio.AudioError, match=r"a\.tar, key b: "):
+        batches.collate(windows, TOKENS, 80, Config())
+    batch = batches.collate(windows, TOKENS, 80, replace(Config(), skip_bad=True))
+    assert len(batch.bad) == 1 and sorted(batch.ids) == ["a/a", "a/c"]

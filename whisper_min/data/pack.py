@@ -1,0 +1,245 @@
+"""Write a set as WebDataset tars that a training can stream: `python -m whisper_min.data pack SET --to shards/`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from whisper import ModelDimensions
+from whisper.audio import CHUNK_LENGTH, N_SAMPLES, SAMPLE_RATE
+
+from whisper_min import audio, config, runs
+from whisper_min.config import Config, InputError
+from whisper_min.data import shards, sources
+from whisper_min.data.batches import Clip, Window, fill_windows, timed
+from whisper_min.data.examples import Example, SpeechSet
+from whisper_min.data.tokens import Tokens
+
+# What decides how long a joined text may be: every multilingual Whisper's vocabulary and text context.
+DIMENSIONS = ModelDimensions(80, 1500, 64, 1, 1, 51865, 448, 64, 1, 1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write a set as tars (000000.tar …) with each recording's file beside a .json: text, duration, speaker, id."""
+
+    source: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Sets as train.py's --data takes them."""
+    to: Path
+    """The folder to write; it must not exist."""
+    shard_size: int = 1000
+    """Entries in a tar."""
+    windows: bool = False
+    """Join clips, in their order, to windows of at most 30 s, as --audio_context pack does."""
+    data_dir: Path = Config.data_dir
+    """Where downloaded sets are kept."""
+    skip_bad: bool = False
+    """Leave out entries with faults (listed and counted) instead of refusing."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One sample to write."""
+
+    recording: bytes
+    suffix: str
+    row: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Pack as the command line says; exit code 0, 1 where writing failed, 2 for wrong input, 130 after Ctrl-C."""
+    options = tyro.cli(Options, args=argv, prog="python -m whisper_min.data pack", use_underscores=True)
+    try:
+        entries, tars, left_out = pack(options, Console(stderr=True))
+    except InputError as error:
+        return config.print_faults(error)
+    except OSError as error:
+        print(f"failed: {options.to} could not be written ({error}); nothing is left of it", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"stopped; nothing is left of {options.to}", file=sys.stderr)
+        return 130
+    for fault in left_out:
+        print(f"left out: {fault}", file=sys.stderr)
+    told = f"{options.to}: {entries} entries in {tars} tars" + (f", {len(left_out)} left out" if left_out else "")
+    print(told, file=sys.stderr)
+    return 0
+
+
+def pack(options: Options, console: Console) -> tuple[int, int, list[str]]:
+    """Write beside the folder and rename it: (entries, tars, faults of what was left out).
+
+    Nothing but one entry, or one window's clips, is held. InputError with all faults.
+    """
+    if options.shard_size < 1:
+        raise InputError(f"--shard_size {options.shard_size}: must be at least 1")
+    if options.to.exists():
+        raise InputError(f"--to {options.to}: exists; choose another folder, or remove it")
+    if not options.to.absolute().parent.is_dir():
+        raise InputError(f"--to {options.to}: its folder does not exist; make it first")
+    faults: list[str] = []
+    sets: list[SpeechSet] = []
+    for word in shards.join(options.source):
+        try:
+            spec = sources.parse_spec(word, "")
+            sets.append(sources.load_set(spec, options.data_dir.expanduser(), stream=True))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    examples = (example for speech in sets for example in _entries(speech, faults.append))
+    total = None if any(speech.shards for speech in sets) else sum(len(speech.examples) for speech in sets)
+    with writing(options.to) as beside, _progress(console, total) as advance:
+        counted = advance(examples)
+        packed = _windows(counted, faults.append) if options.windows else _whole(counted, faults.append)
+        entries = tars = 0
+        for sample in packed:
+            tar = chain([sample], islice(packed, options.shard_size - 1))
+            entries = write_tar(beside / f"{tars:06d}.tar", tar, first=entries)
+            tars += 1
+        if not entries and not faults:
+            faults.append(f"{' '.join(options.source)}: holds no entries")
+        if faults and not (options.skip_bad and entries):
+            raise InputError(faults)
+    return entries, tars, faults
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder beside the place, renamed into it when all is on the disk, and removed when something goes wrong."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+    beside.mkdir()
+    try:
+        yield beside
+        os.rename(beside, folder)
+        runs.sync_folder(folder.absolute().parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_tar(path: Path, samples: Iterable[Packed], first: int) -> int:
+    """One tar, flushed to disk; its keys count on from `first`. Returns what the next one's are to begin with."""
+    number = first
+    with open(path, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                row = (json.dumps(sample.row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+                for suffix, content in [(sample.suffix, sample.recording), (".json", row)]:
+                    header = tarfile.TarInfo(f"{number:09d}{suffix}")
+                    header.size = len(content)
+                    tar.addfile(header, io.BytesIO(content))
+                number += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return number
+
+
+def _entries(speech: SpeechSet, report: Callable[[str], None]) -> Iterator[Example]:
+    """A set's entries, also of tars; faults are reported."""
+    yield from speech.examples
+    for shard in speech.shards:
+        try:
+            for entry in shards.entries(shard, speech.columns):
+                if isinstance(entry, Example):
+                    yield entry
+                else:
+                    report(entry)
+        except shards.ShardError as error:
+            report(str(error))
+
+
+def _whole(examples: Iterable[Example], report: Callable[[str], None]) -> Iterator[Packed]:
+    """Each entry by itself: its file as it is, or as FLAC (16 kHz, 16 bit) where it is a part of one."""
+    for example in examples:
+        try:
+            if example.offset is not None:
+                waveform = example.read()
+                yield _packed(_flac(waveform), ".flac", [example], [len(waveform) / SAMPLE_RATE])
+                continue
+            with example.file() as path:
+                yield _packed(path.read_bytes(), path.suffix.lower(), [example], [audio.info(path).seconds])
+        except (audio.AudioError, OSError) as error:
+            report(f"{example.where}: {example.audio_name}: {error}")
+
+
+def _windows(examples: Iterable[Example], report: Callable[[str], None]) -> Iterator[Packed]:
+    """Clips joined to windows of at most 30 s, as FLAC (16 kHz, 16 bit)."""
+    recordings: dict[int, audio.Waveform] = {}
+
+    def clips() -> Iterator[Clip]:
+        for example in examples:
+            try:
+                waveform = example.read()
+            except audio.AudioError as error:
+                report(f"{example.where}: {example.audio_name}: {error}")
+                continue
+            if len(waveform) > CHUNK_LENGTH * SAMPLE_RATE:
+                seconds = len(waveform) / SAMPLE_RATE
+                report(f"{example.where}: {example.audio_name}: {seconds:.1f} s, more than a window holds; split it")
+                continue
+            recordings[id(example)] = waveform
+            yield Clip(example, example.text, len(waveform))
+
+    for window in fill_windows(clips(), Tokens(DIMENSIONS)):
+        waveforms = [recordings.pop(id(clip.example)) for clip in window]
+        seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
+        yield _packed(_flac(np.concatenate(waveforms)), ".flac", [clip.example for clip in window], seconds)
+
+
+def _packed(recording: bytes, suffix: str, examples: Sequence[Example], seconds: Sequence[float]) -> Packed:
+    """A sample of one entry, or of several with their lengths.
+
+    It has a speaker and a language where all of them have the same, segments where all of them have some, and the
+    first one's prompt.
+    """
+    row: dict[str, Any] = {"id": " + ".join(example.id for example in examples)}
+    row |= {"text": " ".join(example.text for example in examples if example.text), "duration": math.fsum(seconds)}
+    window = Window(tuple(examples), tuple(example.text for example in examples), N_SAMPLES)
+    row["segments"] = [asdict(segment) for segment in timed(window, seconds)] or None
+    row["prompt"] = examples[0].prompt
+    for name in ("speaker", "language"):
+        values = {getattr(example, name) for example in examples}
+        row[name] = values.pop() if len(values) == 1 else None
+    return Packed(recording, suffix, {name: value for name, value in row.items() if value is not None})
+
+
+def _flac(waveform: audio.Waveform) -> bytes:
+    written = io.BytesIO()
+    soundfile.write(written, waveform, SAMPLE_RATE, "PCM_16", format="FLAC")
+    return written.getvalue()
+
+
+@contextmanager
+def _progress(console: Console, total: int | None) -> Iterator[Callable[[Iterable[Example]], Iterator[Example]]]:
+    """What lets examples through and moves a bar with each, where stderr is a terminal."""
+    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=total)
+
+        def let_through(examples: Iterable[Example]) -> Iterator[Example]:
+            for example in examples:
+                yield example
+                progress.advance(bar)
+
+        yield let_through
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Training data that is never held: tars read in a seeded order, a shuffle buffer, batches of one context length."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from whisper.audio import N_SAMPLES, SAMPLE_RATE
+
+from whisper_min import audio, text
+from whisper_min.config import Config
+from whisper_min.data import preflight, shards
+from whisper_min.data.batches import Clip, Window, make_windows, split_evenly
+from whisper_min.data.examples import Example
+from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.tokens import Tokens
+
+T = TypeVar("T")
+
+# Entries (no audio) that wait in the shuffle buffer, about 1 kB each.
+BUFFER = 10_000
+# What is added to a length told by a .json before clips are joined to 30 s: people write two decimals.
+ROUNDING_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read in one go: a tar, or all of a set that is no stream, or every n-th entry of them."""
+
+    checked: CheckedSet
+    shard: str | None
+    first: int = 0
+    every: int = 1
+
+
+class Stream:
+    """The order of streamed training data: a function of seed, epoch and rank alone, so that a position is two numbers.
+
+    In an epoch the shards come in a shuffled order, split by rank; their entries pass a shuffle buffer and gather by
+    context length, or fill windows under `pack`, and every full batch goes out. At the end what is left is flushed.
+    Resuming replays the order: headers and transcripts are read again, and no audio is decoded. That is so where the
+    entries tell their `duration`, as `python -m whisper_min.data pack` writes it; for others a length is read from the
+    recording's own header each time (about 0.3 ms, though not under `full`).
+
+    Parameters
+    ----------
+    sets : sequence of CheckedSet
+        those of --data; one that holds its entries counts as one more shard
+    rank, world_size : int
+        which of the processes that train together this one is; with fewer shards than processes a shard is shared,
+        entry by entry. Each has its own epochs: they may differ by some batches.
+    buffer : int
+        entries that are shuffled together
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[CheckedSet],
+        cfg: Config,
+        tokens: Tokens,
+        rank: int = 0,
+        world_size: int = 1,
+        buffer: int = BUFFER,
+    ) -> None:
+        self.sets, self.cfg, self.tokens = sets, cfg, tokens
+        self.rank, self.world_size, self.buffer = rank, world_size, buffer
+        self._said = {fault for each in sets for fault in each.speech.skipped}
+
+    def steps_per_epoch(self, accumulate: int) -> int:
+        """Optimizer steps in an epoch, about: the windows of a sample are counted under `pack`, leftovers never."""
+        windows = 0.0
+        for checked in self.sets:
+            entries = checked.entries
+            if self.cfg.audio_context == "pack" and checked.seconds:
+                sample = [
+                    Clip(example, label, math.ceil(seconds * SAMPLE_RATE))
+                    for example, label, seconds in zip(
+                        checked.speech.examples, checked.labels, checked.seconds, strict=True
+                    )
+                ]
+                windows += entries * len(list(make_windows(sample, "pack", self.tokens))) / len(sample)
+            else:
+                windows += entries
+        return max(1, math.ceil(windows / self.world_size / self.cfg.batch_size / accumulate))
+
+    def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
+        """Endless batches from a position on, each with the position that follows it.
+
+        Raises audio.AudioError where a shard cannot be read any more, or holds what the preflight would have refused.
+        """
+        while True:
+            index = -1
+            for index, windows in enumerate(self._batches(epoch)):
+                if index >= batch:
+                    yield (epoch, index + 1), windows
+            if index < 0:
+                raise audio.AudioError("--data: not one entry of the shards can be used any more")
+            epoch, batch = epoch + 1, 0
+
+    def _batches(self, epoch: int) -> Iterator[list[Window]]:
+        """The batches of one epoch. One more is held back of each context, to share with what is left at the end."""
+        size = self.cfg.batch_size
+        waiting: defaultdict[int, list[Window]] = defaultdict(list)
+        for window in make_windows(self._clips(epoch), self.cfg.audio_context, self.tokens, visit=epoch):
+            same = waiting[window.context]
+            same.append(window)
+            if len(same) == 2 * size:
+                yield same[:size]
+                del same[:size]
+        for context in sorted(waiting):
+            yield from split_evenly(waiting[context], size)
+
+    def _clips(self, epoch: int) -> Iterator[Clip]:
+        """One epoch's clips, shuffled, each with its label and length."""
+        generator = random.Random(f"{self.seed_of(epoch)} {self.rank}")
+        read = (clip for part in self._parts(epoch) for clip in self._read(part, generator))
+        for example, label, seconds in shuffled(read, self.buffer, generator):
+            yield Clip(example, label, self._samples(example, seconds))
+
+    def seed_of(self, epoch: int) -> str:
+        """What an epoch's order is drawn with."""
+        return f"{self.cfg.seed} {epoch}"
+
+    def _parts(self, epoch: int) -> list[Part]:
+        """What this rank reads in an epoch, in order."""
+        whole = [
+            Part(checked, shard)
+            for checked in self.sets
+            for shard in ([None] if not checked.speech.shards else checked.speech.shards)
+        ]
+        every = math.ceil(self.world_size / len(whole))
+        parts = [Part(part.checked, part.shard, first, every) for part in whole for first in range(every)]
+        random.Random(self.seed_of(epoch)).shuffle(parts)
+        return parts[self.rank :: self.world_size]
+
+    def _read(self, part: Part, generator: random.Random) -> Iterator[tuple[Example, str, float | None]]:
+        """(example, label, seconds if known) of a part's entries."""
+        checked = part.checked
+        if part.shard is None:
+            known = list(zip(checked.speech.examples, checked.labels, checked.seconds, strict=True))[
+                part.first :: part.every
+            ]
+            generator.shuffle(known)
+            yield from known
+            return
+        for index, example in enumerate(self._entries(checked, part.shard)):
+            if index % part.every == part.first:
+                yield example, text.restyle(example.text, checked.style), example.duration
+
+    def _entries(self, checked: CheckedSet, shard: str) -> Iterator[Example]:
+        """The entries of a tar that have no fault; one that has is refused, or passed over under --skip_bad."""
+        left_out = checked.totals.left_out if checked.totals else frozenset()
+        try:
+            for entry in shards.entries(shard, checked.speech.columns):
+                faults = preflight.stream_faults(entry, checked.speech, checked.style, self.cfg, self.tokens)
+                if faults and not self.cfg.skip_bad:
+                    raise audio.AudioError("; ".join(faults))
+                if isinstance(entry, Example) and not faults and entry.where not in left_out:
+                    yield entry
+        except shards.ShardError as error:
+            if not self.cfg.skip_bad:
+                raise audio.AudioError(str(error)) from None
+            if str(error) not in self._said:  # it was whole when the preflight read it
+                self._said.add(str(error))
+                print(f"left out: {error}", file=sys.stderr)
+
+    def _samples(self, example: Example, seconds: float | None) -> int:
+        """A clip's length; of one that nothing tells the length of, a whole window: decoding it says what is wrong."""
+        if self.cfg.audio_context == "full":
+            return N_SAMPLES
+        if seconds is None:
+            try:
+                with example.file() as path:
+                    seconds = audio.info(path).seconds - (example.offset or 0.0)
+            except audio.AudioError:
+                return N_SAMPLES
+        elif example.member is not None and self.cfg.audio_context == "pack":
+            seconds += ROUNDING_SECONDS
+        return math.ceil(seconds * SAMPLE_RATE)
+
+
+def shuffled(items: Iterable[T], size: int, generator: random.Random) -> Iterator[T]:
+    """Each item once, drawn from a buffer of so many that is filled up as they go."""
+    buffer: list[T] = []
+    for item in items:
+        buffer.append(item)
+        if len(buffer) >= size:
+            chosen = generator.randrange(size)
+            buffer[chosen], buffer[-1] = buffer[-1], buffer[chosen]
+            yield buffer.pop()
+    generator.shuffle(buffer)
+    yield from buffer
