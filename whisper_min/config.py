@@ -152,7 +152,7 @@ class Config:
     batch_size: int | Literal["auto"] = 8
     """Clips (windows under `pack`) in a micro-batch. `auto`: as many as fit, at most 64 on CUDA and 8 elsewhere."""
     accumulate: int = 1
-    """Micro-batches in a step; the gradient equals that of one big batch."""
+    """Micro-batches in a step (of each rank under torchrun); the gradient equals that of one big batch."""
     epochs: float = 2.0
     """Passes over the training sets; --max_steps wins where given."""
     max_steps: int | None = None
@@ -308,6 +308,12 @@ def base_fingerprint(run: Path | None) -> str:
     """The fingerprint of the weights that a run started from."""
     record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
     return str(record.get("weights_fingerprint"))
+
+
+def micro_batches_of(run: Path | None) -> tuple[int, int]:
+    """(--accumulate, ranks) that a run last trained with."""
+    record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
+    return int(record.get("accumulate", 1)), int(record.get("environment", {}).get("ranks", 1))
 
 
 def timestamps_share(cfg: Config) -> float:

@@ -67,7 +67,8 @@ class Stream:
         world_size: int = 1,
         buffer: int = BUFFER,
     ) -> None:
-        self.sets, self.cfg, self.tokens = sets, cfg, tokens
+        assert isinstance(cfg.batch_size, int), "the batch size was not resolved"
+        self.sets, self.cfg, self.tokens, self.batch_size = sets, cfg, tokens, cfg.batch_size
         self.rank, self.world_size, self.buffer = rank, world_size, buffer
         self._said = {fault for each in sets for fault in each.speech.skipped}
 
@@ -86,7 +87,7 @@ class Stream:
                 windows += entries * len(list(make_windows(sample, "pack", self.tokens))) / len(sample)
             else:
                 windows += entries
-        return max(1, math.ceil(windows / self.world_size / self.cfg.batch_size / accumulate))
+        return max(1, math.ceil(windows / self.world_size / self.batch_size / accumulate))
 
     def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
         """Endless batches from a position on, each with the position that follows it.
@@ -104,7 +105,7 @@ class Stream:
 
     def _batches(self, epoch: int) -> Iterator[list[Window]]:
         """The batches of one epoch. One more is held back of each context, to share with what is left at the end."""
-        size = self.cfg.batch_size
+        size = self.batch_size
         waiting: defaultdict[int, list[Window]] = defaultdict(list)
         for window in make_windows(self._clips(epoch), self.cfg.audio_context, self.tokens, visit=epoch):
             same = waiting[window.context]
