@@ -120,7 +120,7 @@ def check_micro_batches(cfg: Config, ranks: Ranks) -> list[str]:
     if world_size == ranks.world_size or before == now:
         return []
     fault = (
-        f"--resume {cfg.resume}: had {before} micro-batches in a step (--accumulate {accumulate} on {world_size} ranks)"
+        f"--resume {cfg.resume}: a step had {before} micro-batches (--accumulate {accumulate} on {world_size} ranks)"
     )
     if before % ranks.world_size:
         return [f"{fault}, which {ranks.world_size} ranks cannot share; start a number of ranks that divides {before}"]
