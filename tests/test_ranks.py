@@ -26,7 +26,7 @@ from whisper_min.model import weights
 from whisper_min.training import ranks as module
 from whisper_min.training.ranks import Ranks
 
-STEPS = 12
+STEPS = 8
 CODE = """
 import sys, torch
 from whisper_min.config import InputError
@@ -155,8 +155,9 @@ def assert_like(run: Path, alone: Path) -> None:
     assert rows.keys() == expected.keys() == set(range(STEPS + 1))
     for step in range(1, STEPS + 1):
         for key in ("train/loss", "train/ce", "train/kl", "train/ewc", "train/grad_norm", "train/lr"):
-            # the penalty and KL start at zero
-            assert rows[step][key] == pytest.approx(expected[step][key], rel=1e-5, abs=1e-7), (step, key)
+            # KL is a small difference of large numbers
+            close = pytest.approx(expected[step][key], rel=1e-5, abs=1e-6)
+            assert rows[step][key] == close, (step, key)
         for key in ("train/tokens", "data/bad"):
             assert rows[step][key] == expected[step][key], (step, key)
     for step in (0, STEPS):
@@ -182,7 +183,7 @@ def test_ranks_talk() -> None:
 
 def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) -> None:
     """Twice the micro-batches on one rank: the same losses, weights and transcripts, written once."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
     done = subprocess.run(
         [*command, "train.py", *workshop.argv("two")],
         cwd=REPOSITORY,
@@ -234,7 +235,7 @@ def test_wrong_input_ends_all_ranks_with_2(workshop: Workshop) -> None:
     codes, printed = end(start_two("train.py", *workshop.argv("wrong", "--keep", "0", "--device", "cuda:1")))
     assert codes == [2, 2], printed
     assert "--keep 0" in printed[0]
-    assert "--device cuda:1: 2 ranks cannot share it; give cuda or cpu" in printed[0]
+    assert "--device cuda:1: 2 ranks cannot share it; give cuda (a GPU each) or cpu" in printed[0]
     assert printed[1] == ""
     assert not workshop.run("wrong").exists()
 
@@ -260,7 +261,7 @@ def test_each_rank_has_its_own_gpu(two_gpus: None) -> None:
 def test_shares_are_everything_once(items: int) -> None:
     """And differ by one at the most."""
     shares = [list(Ranks(rank, 8).mine(range(items))) for rank in range(8)]
-    assert sorted(sum(shares, [])) == list(range(items))
+    assert sorted(item for share in shares for item in share) == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
