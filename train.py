@@ -149,7 +149,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
 
     # ---- What the loop is about: a step's gradients, from its micro-batches or, where memory runs out, parts of them.
     def add_gradients(micro_batches: Sequence[Batch], tokens: int, kl_tokens: int) -> Tensor:
-        """Add the gradients of all micro-batches; returns (2,): their cross-entropy and KL, means over the tokens."""
+        """Add the gradients of micro-batches; returns (2,): what they add to the step's mean cross-entropy and KL."""
         means = torch.zeros(2, device=device)
         for batch in micro_batches:
             on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)

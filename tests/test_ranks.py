@@ -21,9 +21,10 @@ from quick_model import ending_whisper, one_thread, save_openai, write_set  # no
 
 import train
 from whisper_min import runs
-from whisper_min.config import InputError
+from whisper_min.config import Config, InputError
 from whisper_min.model import weights
 from whisper_min.training import ranks as module
+from whisper_min.training import setup
 from whisper_min.training.ranks import Ranks
 
 STEPS = 8
@@ -255,6 +256,20 @@ def test_each_rank_has_its_own_gpu(two_gpus: None) -> None:
     for wanted in ("cuda:0", "mps"):
         with pytest.raises(InputError, match=f"--device {wanted}: 8 ranks"):
             rank.device(wanted)
+
+
+def test_a_step_that_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
+    """A resumed run's steps stay what they were, unless the ranks did and --accumulate is changed on purpose."""
+    (tmp_path / "config.json").write_text(json.dumps({"accumulate": 3, "environment": {"ranks": 2}}))
+    found = {
+        (world_size, accumulate): setup.check_micro_batches(
+            Config(resume=tmp_path, accumulate=accumulate), Ranks(0, world_size)
+        )
+        for world_size, accumulate in [(2, 3), (2, 1), (6, 1), (3, 3), (4, 3)]
+    }
+    assert [found[2, 3], found[2, 1], found[6, 1]] == [[], [], []]
+    assert found[3, 3][0].endswith("had 6 micro-batches (--accumulate 3 on 2 ranks); on 3 give --accumulate 2")
+    assert found[4, 3][0].endswith("which 4 ranks cannot share; start a number of ranks that divides 6")
 
 
 @pytest.mark.parametrize("items", [0, 1, 7, 8, 30])
