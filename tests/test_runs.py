@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_min import runs
-from whisper_min.runs import RunFolder
+from whisper_min.runs import RunFolder, UnwrittenRun
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.text()
@@ -243,3 +243,15 @@ def test_a_pointer_to_nothing_names_no_checkpoint(tmp_path: Path, pointer: str) 
     (folder / "last").unlink()
     (folder / "last").symlink_to("40")
     assert runs.last_checkpoint(tmp_path) is None
+
+
+def test_an_unwritten_run_leaves_all_to_the_main_rank(tmp_path: Path) -> None:
+    """Nothing is written, no command taken; what was said of its status is remembered."""
+    runs.send_command(tmp_path, "stop")
+    run = UnwrittenRun(tmp_path)
+    run.write_config({"model": "tiny.en"})
+    run.log_metrics(1, {"train/loss": 1.0})
+    run.beat(state="training", step=1)
+    assert run.read_commands() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["control"]
+    assert (run.status["state"], run.status["step"]) == ("training", 1)

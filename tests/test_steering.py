@@ -38,8 +38,10 @@ def test_a_signal_asks_for_a_stop(steering: Steering, number: signal.Signals, re
     os.kill(os.getpid(), number)
     time.sleep(0)  # handlers run between bytecodes
     assert (steering.stop_reason, steering.exit_code) == (reason, code)
-    with pytest.raises(Stop):
-        steering.inside_evaluation()
+    for raises in (steering.inside_evaluation, steering.between_steps):
+        with pytest.raises(Stop) as stop:
+            raises()
+        assert (stop.value.reason, stop.value.exit_code) == (reason, code)
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

@@ -12,7 +12,7 @@ and `tui.py` import anything and nobody imports them:
 2  model/      weights in, the forward, adapters, fingerprints, points between two models
 3  demo/       the speech that is shipped, and how it was made
 3  retain/     what keeps the old knowledge: KL to the original, Fisher information, EWC
-4  training/   optimizer and schedule, precision, checkpoints, memory
+4  training/   optimizer and schedule, precision, checkpoints, memory, ranks
 5  scoring/    batched decoding, word error rate, significance, forgetting budget, loops and non-speech
 6  engines/    the formats of other engines, and the engines themselves
 7  export.py   weights out

@@ -153,7 +153,7 @@ class Config:
     batch_size: int | Literal["auto"] = 8
     """Clips (windows under `pack`) in a micro-batch. `auto`: as many as fit, at most 64 on CUDA and 8 elsewhere."""
     accumulate: int = 1
-    """Micro-batches in a step; the gradient equals that of one big batch."""
+    """Micro-batches in a step (of each rank under torchrun); the gradient equals that of one big batch."""
     epochs: float = 2.0
     """Passes over the training sets; --max_steps wins where given."""
     max_steps: int | None = None
@@ -315,6 +315,12 @@ def recorded(run: Path | None, key: str) -> str:
     """What config.json holds beside the options, such as the fingerprint of the weights that a run started from."""
     record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
     return str(record.get(key))
+
+
+def micro_batches_of(run: Path | None) -> tuple[int, int]:
+    """(--accumulate, ranks) that a run last trained with."""
+    record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
+    return int(record.get("accumulate", 1)), int(record.get("environment", {}).get("ranks", 1))
 
 
 def timestamps_share(cfg: Config) -> float:

@@ -227,6 +227,24 @@ class RunFolder:
         return [command for command in commands if command in COMMANDS]
 
 
+class UnwrittenRun(RunFolder):
+    """The run folder on ranks that do not write it: status is remembered, files are left to the main rank's."""
+
+    def write_config(self, record: dict[str, Any]) -> None:
+        """Written by the main rank."""
+
+    def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        """Written by the main rank."""
+
+    def beat(self, *, force: bool = False, **changes: Any) -> None:
+        """Remember the status."""
+        self.status.update(changes)
+
+    def read_commands(self) -> list[str]:
+        """The main rank takes them."""
+        return []
+
+
 def send_command(folder: Path, command: str) -> None:
     """Ask a run to do something: one of `COMMANDS`, appended to its `control` file."""
     if command not in COMMANDS:

@@ -19,6 +19,7 @@ from whisper_min.data.tokens import Tokens
 from whisper_min.model.forward import sum_cross_entropy
 from whisper_min.scoring import decode, health, significance, wer
 from whisper_min.text import NON_SPEECH
+from whisper_min.training.ranks import ALONE, Ranks
 
 NON_SPEECH_SECONDS = 150.0
 
@@ -119,18 +120,28 @@ class Scorer:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     tick: Callable[[int], None] = lambda clips: None
     """Called with the number of clips done after each batch; may raise to stop."""
+    ranks: Ranks = ALONE
+    """Who shares the decoding of a set, batch by batch; all of them call `decode_set` then."""
 
     def decode_set(self, model: Whisper, checked: CheckedSet) -> tuple[list[decode.Hypothesis], float | None, float]:
         """(hypotheses in the set's order, loss, seconds taken)."""
+        started = time.perf_counter()
+        shares = self.ranks.gather(lambda: self._decode_share(model, checked))
+        hypotheses = {index: each for share, _, _ in shares for index, each in share.items()}
+        loss, count = sum(loss for _, loss, _ in shares), sum(count for _, _, count in shares)
+        mean = loss / count if count else None
+        return [hypotheses[index] for index in range(len(hypotheses))], mean, time.perf_counter() - started
+
+    def _decode_share(self, model: Whisper, checked: CheckedSet) -> tuple[dict[int, decode.Hypothesis], float, int]:
+        """This rank's hypotheses by their places in the set, and the sum and the number of what its loss is made of."""
         examples, seconds, labels = checked.speech.examples, checked.seconds, checked.labels
         # clips of a length end together, so that no row of a batch waits for another
         order = sorted(range(len(examples)), key=lambda index: seconds[index])
         short = [index for index in order if not decode.is_long(seconds[index])]
         hypotheses: dict[int, decode.Hypothesis] = {}
         device = next(model.parameters()).device
-        started = time.perf_counter()
         loss, count = torch.zeros((), device=device), 0
-        for first in range(0, len(short), self.batch_size):
+        for first in self.ranks.mine(range(0, len(short), self.batch_size)):
             batch = short[first : first + self.batch_size]
             waveforms = [examples[index].read(self.normalize) for index in batch]
             mel = audio.log_mel(audio.pad(waveforms, N_SAMPLES).to(device), model.dims.n_mels)  # (B, M, F)
@@ -149,12 +160,11 @@ class Scorer:
                 written = decode.beam(model, features, self.tokens, self.beam_size)
             hypotheses.update(zip(batch, written, strict=True))
             self.tick(len(batch))
-        for index in order[len(short) :]:
+        for index in self.ranks.mine(order[len(short) :]):
             waveform = torch.from_numpy(examples[index].read(self.normalize))
             hypotheses[index] = decode.transcribe_long(model, waveform, self.tokens)
             self.tick(1)
-        mean = float(loss) / count if count else None
-        return [hypotheses[index] for index in range(len(examples))], mean, time.perf_counter() - started
+        return hypotheses, float(loss), count
 
     def score(
         self,

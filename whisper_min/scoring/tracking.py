@@ -30,6 +30,7 @@ from whisper_min.scoring.decode import Hypothesis
 from whisper_min.scoring.evaluation import Scorer, SetResult
 from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.report import with_interval
+from whisper_min.training.ranks import ALONE, Ranks
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.steering import Steering
 
@@ -39,7 +40,10 @@ POOLED_KEY = "eval/pooled_general"
 
 
 class Evaluation:
-    """Evaluates a model on the domain's and the general sets and remembers what the original did there."""
+    """Evaluates a model on the domain's and the general sets and remembers what the original did there.
+
+    Several ranks call it alike and share the decoding of the sets; the rest is small, or the main rank's.
+    """
 
     def __init__(
         self,
@@ -51,12 +55,13 @@ class Evaluation:
         reporter: Reporter,
         autocast: Callable[[], AbstractContextManager[object]],
         kept: KeptResults,
+        ranks: Ranks = ALONE,
     ) -> None:
         language = "en" if cfg.task == "translate" else language_code(cfg.language) or "en"
         self.normalizer = wer.normalizer(language)[0]
         self.domain, self.general = report.role("eval_data"), report.role("retain")
-        self.run, self.steering, self.reporter = run, steering, reporter
-        self.scorer = Scorer(tokens, language, cfg.eval_batch_size, cfg.normalize, autocast=autocast)
+        self.run, self.steering, self.reporter, self.ranks = run, steering, reporter, ranks
+        self.scorer = Scorer(tokens, language, cfg.eval_batch_size, cfg.normalize, autocast=autocast, ranks=ranks)
         self.kept, self.budget = kept, Budget.of(cfg)
         self.domain_names = [each.speech.name for each in self.domain]
         self.general_names = [each.speech.name for each in self.general]
@@ -95,7 +100,7 @@ class Evaluation:
             for checked in [*self.domain, *self.general]:
                 result = self._evaluate_set(model, checked, step)
                 metrics |= {f"eval/{checked.speech.name}/{key}": value for key, value in result.summary().items()}
-            words = self.scorer.words_on_non_speech(model)
+            words = self.ranks.on_main(lambda: self.scorer.words_on_non_speech(model))
         metrics[NON_SPEECH_KEY] = words["all"]
         # a run resumed without its samples.jsonl does not know the original's results any more
         faults = ["the original's results are lost"] if self.budget.is_set else []
@@ -105,18 +110,21 @@ class Evaluation:
             if measured.pooled is not None:
                 metrics[f"{POOLED_KEY}/relative_loss"] = measured.pooled.relative
                 metrics[f"{POOLED_KEY}/relative_loss_upper_95"] = measured.pooled.upper_95
-        self.over_budget = bool(faults)
         self.latest_step = step
         self.run.log_metrics(step, metrics)
         self.run.beat(state=state)
         shown = ", ".join(f"{name} {percent(its)}" for name, its in self.latest.items())
         over = f"; over the budget: {'; '.join(faults)}" if faults else ""
         self.reporter.print(f"step {step}: {shown}, non-speech {words['all']:.1f} words/min{over}")
-        return sum(self.results[name].words.rate for name in self.domain_names) / len(self.domain_names)
+        domain = sum(self.results[name].words.rate for name in self.domain_names) / len(self.domain_names)
+        # decided once: another host may not see what this run wrote before it was resumed
+        self.over_budget, domain = self.ranks.on_main(lambda: (bool(faults), domain))
+        return domain
 
     def score(self, model: Whisper, name: str) -> dict[str, SetResult]:
-        """Results of a model that is no step of the run, such as an interpolated one; nothing is logged."""
+        """Results of a model that is no step of the run, such as an interpolated one; nothing is logged or shared."""
         with self._ticking(name):
+            self.scorer = replace(self.scorer, ranks=ALONE)
             found = {}
             for checked in [*self.domain, *self.general]:
                 written = [each.hypothesis for each in self.original[checked.speech.name].utterances]
@@ -137,11 +145,11 @@ class Evaluation:
 
             def tick(clips: int) -> None:
                 nonlocal done
-                done += clips
+                done = min(done + clips * self.scorer.ranks.world_size, clips_of_all)  # the others are as far
                 self.reporter.advance(bar, done)
                 self.steering.inside_evaluation()
 
-            self.scorer = replace(self.scorer, tick=tick)
+            self.scorer = replace(self.scorer, tick=tick, ranks=self.ranks)
             yield
 
     def _evaluate_set(self, model: Whisper, checked: CheckedSet, step: int) -> SetResult:
@@ -159,6 +167,8 @@ class Evaluation:
         if original is not None and not result.is_drift:
             summary["original_wer"] = original.words.rate
         self.latest[name] = summary
+        if not self.ranks.is_main:
+            return result
         rows = []
         for index, utterance in enumerate(result.utterances):
             first = original.utterances[index] if original is not None else None
@@ -203,12 +213,13 @@ class Evaluation:
 
     def _decode_original(self, model: Whisper, checked: CheckedSet) -> tuple[list[Hypothesis], float | None, float]:
         """As `Scorer.decode_set`, but what an earlier run has decoded is taken from there, and said."""
-        if known := self.kept.read(checked):
+        if known := self.ranks.on_main(lambda: self.kept.read(checked)):
             self.reporter.print(f"{checked.speech.name}: the original's results are known ({self.kept.path(checked)})")
             return known
         decoded = self.scorer.decode_set(model, checked)
         try:
-            self.kept.write(checked, *decoded)
+            if self.ranks.is_main:
+                self.kept.write(checked, *decoded)
         except OSError as error:
             self.reporter.print(f"{checked.speech.name}: the original's results could not be kept ({error})")
         return decoded

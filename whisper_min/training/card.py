@@ -17,11 +17,14 @@ from whisper_min import runs
 from whisper_min.config import Config, to_record
 from whisper_min.model.weights import Origin
 from whisper_min.training.flops import peak_flops
+from whisper_min.training.ranks import ALONE, Ranks
 
 _PACKAGES = ("torch", "openai-whisper", "torchaudio", "numpy", "soundfile", "jiwer", "safetensors")
 
 
-def run_record(cfg: Config, origin: Origin, device: torch.device, precision: str) -> dict[str, Any]:
+def run_record(
+    cfg: Config, origin: Origin, device: torch.device, precision: str, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """config.json: every option as used, and what the run stood on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
@@ -36,6 +39,7 @@ def run_record(cfg: Config, origin: Origin, device: torch.device, precision: str
             "device_name": name,
             "precision": precision,
             "peak_flops": peak_flops(name, precision) if device.type == "cuda" else None,  # None: no perf/mfu
+            "ranks": ranks.world_size,
             "threads": torch.get_num_threads(),
             "deterministic": "bit for bit" if device.type == "cpu" else "up to CUDA kernels that add in any order",
         },

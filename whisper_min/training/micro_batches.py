@@ -48,7 +48,7 @@ class MicroBatches:
             if largest == 1:
                 raise MemoryError(f"out of memory with one clip at a time; {self._what_would_fit()}")
             self.halvings += 1
-            self.reporter.print(
+            self.reporter.warn(
                 f"out of memory with {largest} clips at a time: micro-batches are halved from here on, to "
                 f"{-(-largest // 2)}; a step's clips, loss and gradient stay the same"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class Reporter:
-    """Prints on stderr and, once there is a run folder, into train.log."""
+    """Prints on stderr and, once there is a run folder, into train.log; of several ranks, only the main one's does."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, rank: int = 0) -> None:
+        self.rank = rank
+        self.console = Console(stderr=True, quiet=rank > 0, force_terminal=False if rank > 0 else None)
+        self.stdout = Console(quiet=rank > 0)
         self.log: Console | None = None
         self._next_line = 0.0
         columns = (
@@ -34,12 +37,21 @@ class Reporter:
 
     def log_to(self, path: Path) -> None:
         """Append everything printed from now on to a file, too."""
+        if self.rank > 0:
+            return
         self.log = Console(file=open(path, "a", encoding="utf-8", buffering=1), width=120, no_color=True)  # noqa: SIM115
 
     def print(self, *what: RenderableType, sep: str = " ") -> None:
         """Print on stderr and into the log."""
         for console in filter(None, (self.console, self.log)):
             console.print(*what, sep=sep, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print what must be heard from any rank."""
+        if self.rank > 0:
+            print(f"rank {self.rank}: {text}", file=sys.stderr)
+        else:
+            self.print(text)
 
     @contextmanager
     def bar(self, description: str, total: int, completed: int = 0) -> Iterator[TaskID]:

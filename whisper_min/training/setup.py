@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from whisper_min.model import weights
 from whisper_min.text import visible
 from whisper_min.training import batch_size, memory
 from whisper_min.training.precision import choose_device, choose_precision
+from whisper_min.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,35 @@ class Prepared:
         """A batch as the loop reads it."""
         return batches.collate(windows, tokens=self.tokens, n_mels=self.dims.n_mels, cfg=self.cfg, encoded=encoded)
 
-    def relabelled(self, report: preflight.Report) -> Prepared:
-        """The same run with the labels that the original had its part in; the number of steps stays."""
+    def relabelled(self, report: preflight.Report, ranks: Ranks = ALONE) -> Prepared:
+        """The same run with the labels that the original had its part in; the number of steps stays.
+
+        Raises InputError where the ranks would not train on the same clips in the same order.
+        """
+        known = [(each.speech.name, [example.id for example in each.speech.examples], each.labels, each.seconds)
+                 for each in report.sets if each.role in preflight.TRAINED]  # fmt: skip
+        ranks.check_same(hashlib.sha256(json.dumps(known).encode()).hexdigest(), "what is trained on")
         return replace(self, report=report, schedule=build_schedule(report, self.cfg, self.tokens))
 
 
-def prepare(cfg: Config, console: Console) -> Prepared:
-    """Check options, sets, every entry and memory; InputError with all that is wrong."""
-    faults = config.check(cfg) + augment.check(cfg)
+def prepare(cfg: Config, console: Console, ranks: Ranks = ALONE) -> Prepared:
+    """Check options, sets, every entry and memory; InputError with all that is wrong.
+
+    The main rank goes first, fills the caches and decides what was left open; the others follow it.
+    """
+    made: list[Prepared] = []
+
+    def here(wanted: Config) -> Config:
+        made.append(_prepare(wanted, console, ranks))
+        return made[0].cfg
+
+    decided = ranks.on_main(lambda: here(cfg))
+    ranks.gather(lambda: None if ranks.is_main else here(replace(decided, report_to=())))
+    return made[0]
+
+
+def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
+    faults = config.check(cfg) + augment.check(cfg) + check_micro_batches(cfg, ranks)
 
     @contextmanager
     def collecting() -> Iterator[None]:
@@ -61,7 +85,7 @@ def prepare(cfg: Config, console: Console) -> Prepared:
 
     device, precision = torch.device("cpu"), "fp32"
     with collecting():
-        device = choose_device(cfg.device)
+        device = choose_device(ranks.device(cfg.device))
         precision = choose_precision(cfg.precision, device)
     if language_code(cfg.language) is None:
         faults.append(f"--language {cfg.language}: Whisper does not know it; give a code such as en, de or zh")
@@ -92,10 +116,26 @@ def prepare(cfg: Config, console: Console) -> Prepared:
     if faults:
         raise InputError(faults)
     schedule = build_schedule(report, cfg, tokens)
-    max_steps = cfg.max_steps or max(1, round(cfg.epochs * schedule.steps_per_epoch(cfg.accumulate)))
+    max_steps = cfg.max_steps or max(1, round(cfg.epochs * schedule.steps_per_epoch(cfg.accumulate * ranks.world_size)))
     return Prepared(
         replace(cfg, max_steps=max_steps), dims, tokens, report, fingerprint, schedule, device, precision, load
     )
+
+
+def check_micro_batches(cfg: Config, ranks: Ranks) -> list[str]:
+    """Faults of a run that is resumed on another number of ranks: its steps must stay what they were."""
+    if cfg.resume is None or not (cfg.resume / "config.json").exists():
+        return []
+    accumulate, world_size = config.micro_batches_of(cfg.resume)
+    before, now = accumulate * world_size, cfg.accumulate * ranks.world_size
+    if world_size == ranks.world_size or before == now:
+        return []
+    fault = (
+        f"--resume {cfg.resume}: a step had {before} micro-batches (--accumulate {accumulate} on {world_size} ranks)"
+    )
+    if before % ranks.world_size:
+        return [f"{fault}, which {ranks.world_size} ranks cannot share; start a number of ranks that divides {before}"]
+    return [f"{fault}; on {ranks.world_size} give --accumulate {before // ranks.world_size}"]
 
 
 def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Order:

@@ -7,6 +7,7 @@ import time
 from types import FrameType
 
 from whisper_min.runs import RunFolder
+from whisper_min.training.ranks import ALONE, Ranks
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 PAUSE_POLL_SECONDS = 0.5
@@ -14,17 +15,22 @@ CONTROL_POLL_SECONDS = 0.5
 
 
 class Stop(Exception):
-    """Raised inside an evaluation when the run was asked to stop."""
+    """Raised when the run was asked to stop, on all ranks: why, and the exit code."""
+
+    def __init__(self, reason: str = "stopped", exit_code: int = 0) -> None:
+        super().__init__(reason, exit_code)
+        self.reason, self.exit_code = reason, exit_code
 
 
 class Steering:
     """What the run was asked to do; looked at between steps and between batches of an evaluation.
 
-    The first Ctrl-C or SIGTERM lets the step finish and the run save; a second Ctrl-C ends it at once.
+    The first Ctrl-C or SIGTERM lets the step finish and the run save; a second Ctrl-C ends it at once. What is asked of
+    any rank is asked of all (the main rank alone reads `control`), and they agree on it between two steps.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self.run = run
+    def __init__(self, run: RunFolder, ranks: Ranks = ALONE) -> None:
+        self.run, self.ranks = run, ranks
         self.stop_reason: str | None = None
         self.exit_code = 0
         self.save_wanted = False
@@ -60,8 +66,22 @@ class Steering:
     def inside_evaluation(self) -> None:
         """Poll; raises Stop where the run should end, so that an evaluation does not have to be waited for."""
         self.poll()
+        self._stop_if_asked()
+
+    def between_steps(self) -> None:
+        """Poll, wait while paused, and hear what all ranks were asked; raises Stop where one should end."""
+        self.wait_while_paused()
+
+        def wanted() -> tuple[bool, bool]:
+            self._stop_if_asked()
+            return self.save_wanted, self.evaluation_wanted
+
+        saves, evaluations = zip(*self.ranks.gather(wanted), strict=True)
+        self.save_wanted, self.evaluation_wanted = any(saves), any(evaluations)
+
+    def _stop_if_asked(self) -> None:
         if self.stop_reason is not None:
-            raise Stop
+            raise Stop(self.stop_reason, self.exit_code)
 
     def wait_while_paused(self) -> None:
         """Sleep between steps while paused; a stop ends the pause."""
