@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from rich.progress import TaskID
 from torch import Tensor
 
 from whisper_min import audio, config, runs
@@ -36,14 +34,15 @@ from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
 from whisper_min.training import card, checkpoint, flops, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
-from whisper_min.training.micro_batches import MicroBatches
+from whisper_min.training.micro_batches import MicroBatches, Totals
 from whisper_min.training.mirrors import Mirrors
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
 from whisper_min.training.ranks import ALONE, Ranks
-from whisper_min.training.readback import Readback
 from whisper_min.training.reporter import Reporter
+from whisper_min.training.state import State
 from whisper_min.training.steering import Steering, Stop
+from whisper_min.training.step_log import StepLog
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,54 +101,46 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
     frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model, cfg)
     in_precision = partial(autocast, device, precision)
     original = Original(model, cfg) if cfg.kl else None
-    # one rank adds the anchors' gradients, before all are summed
-    fixed = (model, origin.fingerprint, prepared, in_precision, reporter)
-    anchors = ranks.together(lambda: retention.anchors(*fixed) if ranks.is_main else [])
+    anchors = retention.anchors(model, origin.fingerprint, prepared, in_precision, reporter, ranks)
 
     # ---- Where the run stands: at its start, or exactly where its last checkpoint stopped.
-    state: dict[str, Any] = {"step": 0, "position": (0, 0, 0), "evaluated": -1, "best": None, "stale": 0}
-    state |= {"tokens": 0, "audio_seconds": 0.0, "runtime": 0.0}
     resumed = ranks.on_main(lambda: runs.last_checkpoint(cfg.resume) if cfg.resume else None)
-    if resumed is not None:
-        saved = ranks.together(checkpoint.load_trainer, resumed)
-        ranks.together(checkpoint.load_weights, resumed, model)
-        optimizer.load_state_dict(saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
-        torch.set_rng_state(saved["rng"][ranks.rank % len(saved["rng"])])
-        state = {key: saved[key] for key in state}
+    state = ranks.together(State.at, resumed, model, optimizer, scaler, ranks.rank)
 
     # ---- The run folder, and who may interfere.
     open_folder = RunFolder.create if ranks.is_main else UnwrittenRun
-    run = open_folder(cfg.runs_dir / name, runtime_before=state["runtime"])
+    run = open_folder(cfg.runs_dir / name, runtime_before=state.runtime)
     reporter.log_to(run.path / "train.log")
     environment = card.run_record(cfg, origin, device, precision, ranks)
     record = environment | {"data_fingerprint": prepared.data_fingerprint}
     ranks.on_main(preflight.write_lists, run.path, prepared.report)
     run.write_config(record)
-    run.beat(state="starting", step=state["step"], max_steps=max_steps)
+    run.beat(state="starting", step=state.step, max_steps=max_steps)
     steering, mirrors = Steering(run, ranks), Mirrors(cfg.report_to, run, reporter.print)
     kept = KeptResults(cfg, prepared.tokens, origin.fingerprint, precision)
     evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision, kept, ranks)
     reporter.print(preflight.table(prepared.report), *(f"note: {note}" for note in prepared.report.notes), sep="\n")
     reporter.print(f"{run.path}: {origin.found} on {device} in {precision}, {max_steps} steps, lr {cfg.lr:g}")
 
-    def save(step: int) -> None:
-        run.beat(state="saving", step=step)
-        state.update(step=step, runtime=run.runtime)
-        trainer = {**state, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        trainer["rng"] = ranks.gather(torch.get_rng_state)
-        ranks.on_main(write, step, trainer)
-        steering.save_wanted = False
+    def save() -> None:
+        run.beat(state="saving", step=state.step)
+        state.saved, state.runtime, steering.save_wanted = state.step, run.runtime, False
+        trainer = state.record(optimizer, scaler, ranks.gather(torch.get_rng_state))
+        results = (evaluate.latest, evaluate.latest_step, evaluate.normalizer)
+        text = ranks.on_main(card.model_card, cfg, state.step, *results)
+        ranks.on_main(checkpoint.save, run.path, state.step, model, origin, trainer, record, text)
+        ranks.on_main(checkpoint.tidy, run.path, state.step, state.is_best, cfg.keep)
 
-    def write(step: int, trainer: dict[str, Any]) -> None:
-        text = card.model_card(cfg, step, evaluate.latest, evaluate.latest_step, evaluate.normalizer)
-        checkpoint.save(run.path, step, model, origin, trainer, record, text)
-        if state["best"] is not None and state["best"]["step"] == step:
-            checkpoint.point(run.path, "best", step)
-        checkpoint.prune(run.path, cfg.keep)
+    # ---- The data: a seeded order, collated ahead of the loop where the device leaves the cores idle.
+    encoded = frozen_encoder.kept if frozen_encoder else ()
+    collate = partial(prepared.collate, encoded=encoded)
+    in_step = cfg.accumulate * ranks.world_size
+    order = batches.steps(prepared.schedule, retention.replays(prepared.report, cfg), in_step, state.position)
+    workers = batches.default_workers(device.type)
+    data = batches.read_ahead(order, lambda item: [collate(each) for each in ranks.mine(item[1])], workers)
 
     # ---- What the loop is about: a step's gradients, from its micro-batches or, where memory runs out, parts of them.
-    def add_gradients(micro_batches: Sequence[Batch], tokens: int, kl_tokens: int) -> Tensor:
+    def add_gradients(micro_batches: Sequence[Batch], totals: Totals) -> Tensor:
         """Add the gradients of micro-batches; returns (2,): what they add to the step's mean cross-entropy and KL."""
         means = torch.zeros(2, device=device)
         for batch in micro_batches:
@@ -158,109 +149,83 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 features = frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel, cfg.checkpointing)
                 hidden = decode(model, on.inputs, features, cfg.checkpointing)  # (B, T), (B, A, C) -> (B, T, C)
                 logits = project(model, hidden, on.counted)  # (N, V)
-            loss = sum_cross_entropy(logits, on.labels) / tokens
+            loss = sum_cross_entropy(logits, on.labels) / totals.tokens
             means[0] += loss.detach()
             if original and original.applies_to(batch):
                 with in_precision():
-                    divergence = original.sum_kl(batch, on, features, logits) / kl_tokens
+                    divergence = original.sum_kl(batch, on, features, logits) / totals.kl_tokens
                 means[1] += divergence.detach()
                 loss = loss + kl_weight * divergence
             scaler.scale(loss).backward()
         return means
 
     # ---- The loop: occasional work first, the step last.
-    encoded = frozen_encoder.kept if frozen_encoder else ()
-    collate = partial(prepared.collate, encoded=encoded)
-    in_step = cfg.accumulate * ranks.world_size
-    order = batches.steps(prepared.schedule, retention.replays(prepared.report, cfg), in_step, state["position"])
-    workers = batches.default_workers(device.type)
-    data = batches.read_ahead(order, lambda item: [collate(each) for each in ranks.mine(item[1])], workers)
-    step, readback, reason = state["step"], Readback(device), "finished"
+    log, reason = StepLog(run, reporter, evaluate.one_line, device), "finished"
     try:
-        with system.SystemLog(run, device), reporter.bar("training", max_steps, step) as bar:
+        with system.SystemLog(run, device), reporter.bar("training", max_steps, state.step) as bar:
             while True:
                 # Evaluate, now and then; the original first, so that every curve starts at step 0.
-                due = step % cfg.eval_every == 0 or step == max_steps
-                if (due and state["evaluated"] != step) or steering.evaluation_wanted:
-                    log_step(run, reporter, bar, readback.take(), evaluate)
+                due = state.step % cfg.eval_every == 0 or state.step == max_steps
+                if (due and state.evaluated != state.step) or steering.evaluation_wanted:
+                    log.write(bar)
                     with lora.merged(model):
-                        domain_wer = evaluate(model, step)
-                    steering.evaluation_wanted, state["evaluated"] = False, step
-                    rank = [evaluate.over_budget, domain_wer]
-                    if step > 0 and (state["best"] is None or rank < state["best"]["rank"]):
-                        state |= {"best": {"step": step, "wer": domain_wer, "rank": rank}, "stale": 0}
-                    elif step > 0:
-                        state["stale"] += 1
-                    steering.save_wanted = step > 0
-                if steering.save_wanted or (cfg.save_every and step % cfg.save_every == 0 and state["step"] != step):
-                    save(step)
-                if step == max_steps:
+                        state.evaluation_done(evaluate(model, state.step), evaluate.over_budget)
+                    steering.evaluation_wanted, steering.save_wanted = False, state.step > 0
+                save_due = cfg.save_every and state.step % cfg.save_every == 0 and state.saved != state.step
+                if steering.save_wanted or save_due:
+                    save()
+                if state.step == max_steps:
                     break
-                if cfg.patience and state["stale"] >= cfg.patience:
+                if cfg.patience and state.stale >= cfg.patience:
                     reason = f"stopped early: no better domain WER in {cfg.patience} evaluations"
                     break
-                run.beat(state="training", step=step)
+                run.beat(state="training", step=state.step)
                 steering.between_steps()
 
                 # Draw the step's micro-batches; a loss is a sum over tokens, divided once by the tokens of them all,
                 # on all ranks.
                 started = time.perf_counter()
-                (state["position"], _), micro_batches = ranks.together(next, data)
+                (state.position, _), micro_batches = ranks.together(next, data)
                 waited = time.perf_counter() - started
-                step_tokens, kl_tokens, clips, audio_seconds, bad = ranks.add_up(
-                    sum(batch.targets.count for batch in micro_batches),
-                    sum(b.targets.count for b in micro_batches if original and original.applies_to(b)),
-                    sum(len(batch.ids) for batch in micro_batches),
-                    sum(batch.audio_seconds for batch in micro_batches),
-                    [bad for batch in micro_batches for bad in batch.bad],
-                )
-                for each in bad:
-                    reporter.print(f"left out: {each}")
-                compute = partial(add_gradients, tokens=step_tokens, kl_tokens=kl_tokens)
-                ce, kl = means = ranks.together(parts.run, compute, micro_batches)
+                totals = Totals.of(micro_batches, original, ranks)
+                for bad in totals.bad:
+                    reporter.print(f"left out: {bad}")
+                ce, kl = means = ranks.together(parts.run, partial(add_gradients, totals=totals), micro_batches)
                 penalty = torch.zeros((), device=device)
                 for anchor in anchors:
                     penalty += anchor.add_gradients(scaler.get_scale())
                 ranks.sum_gradients(parameters)
                 ranks.sum_([means])
-                step += 1
-                lr = lr_at(step, cfg.lr, cfg.warmup_steps, max_steps)
+                state.step_done(totals)
+                lr = lr_at(state.step, cfg.lr, cfg.warmup_steps, max_steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 norm = clip_and_step(optimizer, scaler, parameters, cfg.grad_clip)
 
                 # Log; what the device computed is read a step later, and waiting for it belongs to the time of a step.
-                log_step(run, reporter, bar, readback.take(), evaluate)
+                log.write(bar)
                 seconds = time.perf_counter() - started
-                state["tokens"] += step_tokens
-                state["audio_seconds"] += audio_seconds
                 known = {
-                    "_step": step,
-                    "train/lr": lr,
-                    "train/tokens": state["tokens"],
-                    "train/audio_seconds": round(state["audio_seconds"], 2),
-                    "perf/samples_per_second": round(clips / seconds, 3),
-                    "perf/audio_hours_per_hour": round(audio_seconds / seconds, 2),
-                    "perf/data_wait": round(waited / seconds, 4),
+                    **{"_step": state.step, "train/lr": lr, "train/tokens": state.tokens},
+                    "train/audio_seconds": round(state.audio_seconds, 2),
+                    **totals.rates(seconds, waited),
                     **flops.mfu(model, micro_batches, seconds, precision),
                     **system.gpu_memory(device),
                     **parts.numbers(),
-                    "data/bad": len(bad),
                 }
                 numbers = {"train/loss": ce + kl_weight * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
                 numbers |= {"train/kl": kl} if original else {}
                 numbers |= {"train/ewc": penalty} if anchors else {}
-                readback.put(numbers, known)
+                log.put(numbers, known)
         # Under a budget also look between the original and the checkpoints.
         ranks.together(lambda: sweep.choose_for_run(evaluate, device, reporter.stdout) if ranks.is_main else None)
     except Stop as stop:
-        log_step(run, reporter, None, readback.take(), evaluate)
-        reason = stop.reason
-        if step > 0 and state["step"] != step:
-            reporter.print(f"{reason}: saving step {step}")
-            save(step)
-        run.beat(force=True, state="stopped", step=step, exit_reason=reason)
-        reporter.print(f"{reason}; continue with: python train.py --resume {run.path}")
+        log.write()
+        if state.saved != state.step:
+            reporter.print(f"{stop.reason}: saving step {state.step}")
+            save()
+        run.beat(force=True, state="stopped", step=state.step, exit_reason=stop.reason)
+        reporter.print(f"{stop.reason}; continue with: python train.py --resume {run.path}")
         return stop.exit_code
     except BaseException as error:
         with suppress(OSError):  # a full disk must not hide why the run failed
@@ -268,26 +233,11 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         raise
     finally:
         mirrors.finish()
-    run.beat(force=True, state="finished", step=step, exit_reason=reason)
+    run.beat(force=True, state="finished", step=state.step, exit_reason=reason)
     reporter.print(reason)
     if ranks.is_main:
-        evaluate.summarise(reporter.stdout, state["best"], cfg)
+        evaluate.summarise(reporter.stdout, state.best, cfg)
     return 0
-
-
-def log_step(
-    run: RunFolder, reporter: Reporter, bar: TaskID | None, numbers: dict[str, Any] | None, evaluate: Evaluation
-) -> None:
-    """Write one step's row, say so where its gradient was not finite, and move the progress line."""
-    if numbers is None:
-        return
-    step = numbers.pop("_step")
-    run.log_metrics(step, numbers)
-    if not torch.tensor(numbers["train/grad_norm"]).isfinite():
-        reporter.print(f"step {step}: the gradient is not finite; the update was skipped")
-    if bar is not None:
-        rate = f"{numbers['perf/samples_per_second']:.1f} clips/s"
-        reporter.advance(bar, step, f"loss {numbers['train/loss']:.3f}  {evaluate.one_line()}  {rate}")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,13 @@ def point(run: Path, name: str, step: int) -> None:
     runs.sync_folder(folder)
 
 
+def tidy(run: Path, step: int, is_best: bool, keep: int) -> None:
+    """After a checkpoint of this step: point `best` at it where it is that, and remove what need not be kept."""
+    if is_best:
+        point(run, "best", step)
+    prune(run, keep)
+
+
 def prune(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, the last and the best, and what a killed process left behind."""
     folder = run / "checkpoints"

@@ -5,16 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from whisper_min.data.batches import Batch
+from whisper_min.retain.original import Original
 from whisper_min.training import memory
+from whisper_min.training.ranks import Ranks
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.setup import Prepared
 
 Done = TypeVar("Done")
+
+
+class Totals(NamedTuple):
+    """What a step's micro-batches hold, on all ranks."""
+
+    tokens: int
+    """That the cross-entropy is divided by."""
+    kl_tokens: int
+    """That the KL divergence is divided by."""
+    clips: int
+    audio_seconds: float
+    bad: list[str]
+    """Windows left out because a file could not be decoded."""
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch], original: Original | None, ranks: Ranks) -> Totals:
+        """Add up this rank's micro-batches and the others'."""
+        return cls(
+            *ranks.add_up(
+                sum(batch.targets.count for batch in batches),
+                sum(batch.targets.count for batch in batches if original and original.applies_to(batch)),
+                sum(len(batch.ids) for batch in batches),
+                sum(batch.audio_seconds for batch in batches),
+                [bad for batch in batches for bad in batch.bad],
+            )
+        )
+
+    def rates(self, seconds: float, waited: float) -> dict[str, float]:
+        """Metrics of a step that took so long, and waited for its data for a part of that."""
+        return {
+            "perf/samples_per_second": round(self.clips / seconds, 3),
+            "perf/audio_hours_per_hour": round(self.audio_seconds / seconds, 2),
+            "perf/data_wait": round(waited / seconds, 4),
+            "data/bad": len(self.bad),
+        }
 
 
 class MicroBatches:

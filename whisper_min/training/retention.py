@@ -15,6 +15,7 @@ from whisper_min.data.batches import Replay, Window
 from whisper_min.model.lora import adapters_off
 from whisper_min.retain import fisher
 from whisper_min.retain.anchor import Anchor, anchored_parameters
+from whisper_min.training.ranks import ALONE, Ranks
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.setup import Prepared
 
@@ -38,8 +39,22 @@ def anchors(
     prepared: Prepared,
     autocast: Callable[[], AbstractContextManager[object]],
     reporter: Reporter,
+    ranks: Ranks = ALONE,
 ) -> list[Anchor]:
-    """EWC and L2-SP, as the options ask for them, held at the weights that the model has now."""
+    """EWC and L2-SP, as the options ask for them, held at the weights that the model has now.
+
+    Of several ranks the main one alone has them: it adds their gradients, before all are summed.
+    """
+    return ranks.together(lambda: _anchors(model, fingerprint, prepared, autocast, reporter) if ranks.is_main else [])
+
+
+def _anchors(
+    model: Whisper,
+    fingerprint: str,
+    prepared: Prepared,
+    autocast: Callable[[], AbstractContextManager[object]],
+    reporter: Reporter,
+) -> list[Anchor]:
     made, cfg = [], prepared.cfg
     if cfg.l2sp:
         made.append(Anchor(model, cfg.l2sp, None))

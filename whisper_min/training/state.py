@@ -1,0 +1,84 @@
+"""Where a run stands: what a checkpoint keeps beside the weights, and what a resume goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from whisper import Whisper
+
+from whisper_min.data.batches import Position
+from whisper_min.training import checkpoint
+from whisper_min.training.micro_batches import Totals
+
+
+@dataclass
+class State:
+    """Counts of a run, and which of its evaluations was the best."""
+
+    step: int = 0
+    """Optimizer steps that are done."""
+    position: Position = (0, 0, 0)
+    """In the data: what the next step begins with."""
+    evaluated: int = -1
+    """The step of the latest evaluation."""
+    best: dict[str, Any] | None = None
+    """`step` and `wer` of the best evaluation, and its `rank`: one that is over the budget comes behind all others."""
+    stale: int = 0
+    """Evaluations since then."""
+    tokens: int = 0
+    """Tokens that the loss has counted."""
+    audio_seconds: float = 0.0
+    runtime: float = 0.0
+    """Seconds, of all attempts."""
+    saved: int = 0
+    """The step of the latest checkpoint."""
+
+    @classmethod
+    def at(
+        cls,
+        place: Path | None,
+        model: Whisper,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        rank: int = 0,
+    ) -> State:
+        """The state of a checkpoint, to which model, optimizer, scaler and random state are set; without one, the start."""
+        if place is None:
+            return cls()
+        saved = checkpoint.load_trainer(place)
+        checkpoint.load_weights(place, model)
+        optimizer.load_state_dict(saved["optimizer"])
+        scaler.load_state_dict(saved["scaler"])
+        torch.set_rng_state(saved["rng"][rank % len(saved["rng"])])
+        return cls(**{name: saved[name] for name in asdict(cls()) if name != "saved"}, saved=saved["step"])
+
+    def record(
+        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rng: list[Tensor]
+    ) -> dict[str, Any]:
+        """What `trainer.pt` holds; `rng` has the random state of each rank."""
+        own = {name: value for name, value in asdict(self).items() if name != "saved"}
+        return {**own, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "rng": rng}
+
+    def step_done(self, totals: Totals) -> None:
+        """Count a step."""
+        self.step += 1
+        self.tokens += totals.tokens
+        self.audio_seconds += totals.audio_seconds
+
+    def evaluation_done(self, domain_wer: float, over_budget: bool) -> None:
+        """Compare an evaluation with the best one; the original's, at step 0, is none of the run's."""
+        self.evaluated = self.step
+        rank = [over_budget, domain_wer]
+        if self.step > 0 and (self.best is None or rank < self.best["rank"]):
+            self.best, self.stale = {"step": self.step, "wer": domain_wer, "rank": rank}, 0
+        elif self.step > 0:
+            self.stale += 1
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the best evaluation is that of this step."""
+        return self.best is not None and self.best["step"] == self.step
