@@ -23,6 +23,7 @@ import torch
 from conftest import REPOSITORY
 from quick_model import ending_whisper, one_thread, same_weights, save_openai, write_set  # noqa: F401
 from rich.console import Console
+from rich.progress import TaskID
 from torch import Tensor
 from whisper import Whisper
 
@@ -38,7 +39,7 @@ from whisper_min.runs import RunFolder
 from whisper_min.scoring import decode
 from whisper_min.training import checkpoint, setup, steering
 from whisper_min.training.optimizer import lr_at
-from whisper_min.training.readback import Readback
+from whisper_min.training.step_log import StepLog
 
 TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, mostly.", "The end."]
 SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
@@ -492,13 +493,13 @@ def test_auto_is_resolved_once_and_written_down(workshop: Workshop, capsys: pyte
 
 def test_waiting_for_the_device_belongs_to_a_steps_time(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU is behind the host, which meets it where the step before is read: rates must not leave that out."""
-    take = Readback.take
+    write = StepLog.write
 
-    def slow_device(self: Readback) -> dict[str, Any] | None:
+    def slow_device(self: StepLog, bar: TaskID | None = None) -> None:
         time.sleep(0.5)
-        return take(self)
+        write(self, bar)
 
-    monkeypatch.setattr(Readback, "take", slow_device)
+    monkeypatch.setattr(StepLog, "write", slow_device)
     run = workshop.train("behind", "--max_steps", "2", "--eval_every", "2", retain=False)
     rates = [row["perf/samples_per_second"] for row in rows_of(run) if "perf/samples_per_second" in row]
     assert len(rates) == 2
