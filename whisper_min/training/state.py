@@ -44,9 +44,9 @@ class State:
         model: Whisper,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        rank: int = 0,
+        rank: int,
     ) -> State:
-        """The state of a checkpoint, to which model, optimizer, scaler and random state are set; without one, the start."""
+        """A checkpoint's, to which model, optimizer, scaler and random state are set, too; without one, the start."""
         if place is None:
             return cls()
         saved = checkpoint.load_trainer(place)
