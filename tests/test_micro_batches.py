@@ -1,8 +1,9 @@
-"""Out of memory: the same step in smaller parts, and an end where one clip is too much."""
+"""A step's micro-batches: their totals; out of memory, the same step in smaller parts, or an end at single clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,19 @@ from whisper_min.data import preflight
 from whisper_min.data.batches import Batch, Schedule, Window
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import IGNORED, Targets, Tokens
-from whisper_min.training.micro_batches import MicroBatches
+from whisper_min.retain.original import Original
+from whisper_min.training.micro_batches import MicroBatches, Totals
+from whisper_min.training.ranks import ALONE
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.setup import Prepared
 
 DIMS = random_whisper().dims
 
 
-def batch(clips: int, first: int = 0) -> Batch:
+def batch(clips: int, first: int = 0, role: str = "domain") -> Batch:
     """Clips that can be told apart by every number in them."""
     windows = tuple(
-        Window((Example(f"{row}", Path("clip.wav"), "text", "set"),), ("text",), 80_000)
+        Window((Example(f"{row}", Path("clip.wav"), "text", "set"),), ("text",), 80_000, role)
         for row in range(first, first + clips)
     )
     mel = torch.arange(first, first + clips).float().view(-1, 1, 1).expand(clips, 80, 500)
@@ -110,3 +113,24 @@ def test_other_errors_are_no_reason_to_try_again() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         micro_batches().run(step, [batch(2)])
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("kl_on", "kl_tokens"), [("replay", 5), ("domain", 7 + 3), ("both", 15), (None, 0)])
+def test_totals_are_of_all_micro_batches(kl_on: str | None, kl_tokens: int) -> None:
+    """Three tokens a clip, two of every other one; those of the KL term are of the batches that it is taken on."""
+    batches = [batch(3), batch(2, first=3, role="replay"), replace(batch(1), bad=["one.wav", "two.wav"])]
+    batches[2].targets.targets[:] = 1  # all three count
+    original = Original(random_whisper(), Config(kl=1.0, kl_on=kl_on)) if kl_on else None  # type: ignore[arg-type]
+    totals = Totals.of(batches, original, ALONE)
+    assert totals == Totals(7 + 5 + 3, kl_tokens, clips=6, audio_seconds=6.0, bad=["one.wav", "two.wav"])
+
+
+def test_rates_are_of_the_whole_step() -> None:
+    """Clips and audio by its time, and the share of it that was waited for data."""
+    totals = Totals(tokens=100, kl_tokens=0, clips=6, audio_seconds=36.0, bad=["one.wav"])
+    assert totals.rates(seconds=4.0, waited=1.0) == {
+        "perf/samples_per_second": 1.5,
+        "perf/audio_hours_per_hour": 9.0,
+        "perf/data_wait": 0.25,
+        "data/bad": 1,
+    }
