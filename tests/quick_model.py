@@ -22,6 +22,7 @@ from whisper_min.config import Config
 from whisper_min.data import preflight, sources
 from whisper_min.data.preflight import CheckedSet
 from whisper_min.data.tokens import Tokens
+from whisper_min.model import lora
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,6 +105,13 @@ def save_openai(model: Whisper, path: Path, dtype: torch.dtype = torch.float32) 
     state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     torch.save({"dims": asdict(model.dims), "model_state_dict": state}, path)
     return path
+
+
+def scale_adapters(model: Whisper, share: float) -> None:
+    """Take the adapters to a share of their way from the original: B is linear in what they add."""
+    with torch.no_grad():
+        for layer in lora.adapted_layers(model).values():
+            layer.lora_B *= share
 
 
 class Attack:

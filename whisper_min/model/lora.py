@@ -143,8 +143,8 @@ def adapters_off(model: Whisper) -> Iterator[None]:
 
 
 @contextmanager
-def merged(model: Whisper, share: float = 1.0) -> Iterator[None]:
-    """W + share · s B A in place of W, for as long as the context lasts: decoding then costs what the original's does.
+def merged(model: Whisper) -> Iterator[None]:
+    """W + s B A in place of W, for as long as the context lasts: decoding then costs what the original's does.
 
     W comes back from a stored copy: adding and subtracting drifts (by 2e-3 in bf16).
     """
@@ -153,20 +153,20 @@ def merged(model: Whisper, share: float = 1.0) -> Iterator[None]:
     with torch.no_grad(), adapters_off(model):
         try:
             for layer in layers:
-                layer.weight += share * layer.delta()
+                layer.weight += layer.delta()
             yield
         finally:
             for layer, weight in zip(layers, stored, strict=True):
                 layer.weight.copy_(weight)
 
 
-def merge(model: Whisper, share: float = 1.0) -> None:
-    """Turn the adapted layers into plain ones that hold W + share · s B A."""
+def merge(model: Whisper) -> None:
+    """Turn the adapted layers into plain ones that hold W + s B A."""
     for name, layer in adapted_layers(model).items():
         plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         plain.weight, plain.bias = layer.weight, layer.bias
         with torch.no_grad():
-            plain.weight += share * layer.delta()
+            plain.weight += layer.delta()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, plain)
 
