@@ -122,10 +122,14 @@ def beam(model: Whisper, features: Tensor, tokens: Tokens, beam_size: int) -> li
     return [Hypothesis(result.tokens, result.text, len(result.tokens) < tokens.sample_limit) for result in results]
 
 
+def timestamp_task(model: Whisper, tokens: Tokens) -> DecodingTask:
+    """whisper's own decoder, asked for timestamps."""
+    return DecodingTask(model, replace(options(tokens), without_timestamps=False))
+
+
 @torch.inference_mode()
 def with_timestamps(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hypothesis]:
-    """The same with timestamps, by whisper's own decoder and its rules for them; `text` spells them as `<|0.00|>`."""
-    task = DecodingTask(model, replace(options(tokens), without_timestamps=False))
+    """Greedy with timestamps, by whisper's own decoder and its rules for them; `text` spells them as `<|0.00|>`."""
     return [
         Hypothesis(
             result.tokens,
@@ -133,7 +137,7 @@ def with_timestamps(model: Whisper, features: Tensor, tokens: Tokens) -> list[Hy
             len(result.tokens) < tokens.sample_limit,
             result.avg_logprob,
         )
-        for result in task.run(features.float())
+        for result in timestamp_task(model, tokens).run(features.float())
     ]
 
 

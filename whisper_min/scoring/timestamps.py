@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from whisper import Whisper
 from whisper.audio import CHUNK_LENGTH
-from whisper.decoding import ApplyTimestampRules, DecodingTask
+from whisper.decoding import ApplyTimestampRules
 from whisper.tokenizer import Tokenizer
 
 from whisper_min.data.examples import TIMESTAMP_SECONDS
@@ -71,7 +71,7 @@ class OwnChoice:
 
 def write(model: Whisper, features: Tensor, tokens: Tokens) -> list[list[int]]:
     """What the model writes for features (B, A, C) when asked for timestamps: tokens without prefix and end."""
-    task = DecodingTask(model, replace(decode.options(tokens), without_timestamps=False))
+    task = decode.timestamp_task(model, tokens)
     own = OwnChoice(tokens.tokenizer)
     task.logit_filters = [own if isinstance(each, ApplyTimestampRules) else each for each in task.logit_filters]
     return [list(result.tokens) for result in task.run(features.float())]
