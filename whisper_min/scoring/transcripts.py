@@ -144,7 +144,6 @@ class Transcriber:
         """
         hearing = replace(self, with_times=True)
         timed = replace(report, sets=[], notes=list(report.notes))
-        normalize = lru_cache(maxsize=100_000)(wer.normalizer(self.language)[1])
         for checked in report.sets:
             examples, without = checked.speech.examples, sum(not each.segments for each in checked.speech.examples)
             if checked.totals and without:
@@ -156,7 +155,7 @@ class Transcriber:
                 examples = [
                     example
                     if example.segments
-                    else replace(example, segments=times_like(label, heard, seconds, normalize))
+                    else replace(example, segments=times_like(label, heard, seconds, self._normalize))
                     for example, heard, label, seconds in rows
                 ]
                 got = sum(bool(each.segments) for each in examples) - (len(examples) - without)
@@ -167,21 +166,19 @@ class Transcriber:
             timed.sets.append(replace(checked, speech=replace(checked.speech, examples=examples)))
         return timed
 
-    @property
-    def language(self) -> str:
-        """Of the references: it chooses the normaliser."""
-        return "en" if self.cfg.task == "translate" else language_code(self.cfg.language) or "en"
+    @cached_property
+    def _normalize(self) -> Callable[[str], str]:
+        """The normaliser of the references' language, which remembers: most of what it is asked for are words."""
+        language = "en" if self.cfg.task == "translate" else language_code(self.cfg.language) or "en"
+        return lru_cache(maxsize=100_000)(wer.normalizer(language)[1])
 
     def _labels(self, checked: CheckedSet) -> tuple[list[str], list[str | None]]:
         """The label of each clip of a set, and what makes it none."""
         transcripts = self.transcripts(checked)
         if checked.self_label:
             return [each.text for each in transcripts], [each.flaw for each in transcripts]
-        normalize = lru_cache(maxsize=100_000)(
-            wer.normalizer(self.language)[1]
-        )  # most of what it is asked for are words
         pairs = zip(checked.speech.examples, transcripts, strict=True)
-        labels = [restyle_like(example.text, transcript.text, normalize) for example, transcript in pairs]
+        labels = [restyle_like(example.text, transcript.text, self._normalize) for example, transcript in pairs]
         return labels, [None if self.tokens.fits(label) else "too long" for label in labels]
 
     def _write(self, checked: CheckedSet, missing: dict[str, int]) -> dict[str, Transcript]:
