@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -256,19 +255,19 @@ def test_long_clips_go_through_transcribe() -> None:
 # ---- Real weights and real speech.
 
 
-def clips(folder: Path, count: int) -> list[Tensor]:
-    """The first clips of a set, as waveforms."""
+def tiny_en_and_clips(name: str, count: int) -> tuple[Whisper, Tokens, list[Tensor]]:
+    """The real model, and the first clips of a real set, as waveforms."""
+    needs_weights()
+    folder = needs_speech(name) / name
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()[:count]]
-    return [torch.from_numpy(audio.read(folder / row["audio_filepath"])) for row in rows]
+    model, _ = weights.load("tiny.en")
+    return model, Tokens(model.dims), [torch.from_numpy(audio.read(folder / row["audio_filepath"])) for row in rows]
 
 
 @pytest.mark.slow
 def test_tiny_en_on_real_speech_is_whispers_decode() -> None:
     """Eight clips in one batch against whisper's own log-mel, encoder and decoder, clip by clip."""
-    needs_weights()
-    waveforms = clips(needs_speech("general-test") / "general-test", 8)
-    model, _ = weights.load("tiny.en")
-    tokens = Tokens(model.dims)
+    model, tokens, waveforms = tiny_en_and_clips("general-test", 8)
     mel = audio.log_mel(audio.pad([each.numpy() for each in waveforms], N_SAMPLES), 80)
     with torch.inference_mode():
         features = decode.encode_windows(model, mel)
@@ -285,10 +284,7 @@ def test_tiny_en_on_real_speech_is_whispers_decode() -> None:
 @pytest.mark.slow
 def test_a_long_recording_is_transcribed_whole() -> None:
     """Clips joined to more than 30 s: the first's words and the last's are both there."""
-    needs_weights()
-    waveforms = clips(needs_speech("reader-test") / "reader-test", 8)
-    model, _ = weights.load("tiny.en")
-    tokens = Tokens(model.dims)
+    model, tokens, waveforms = tiny_en_and_clips("reader-test", 8)
     joined = torch.cat(waveforms)
     assert decode.is_long(len(joined) / 16_000)
     written = decode.transcribe_long(model, joined, tokens)

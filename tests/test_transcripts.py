@@ -333,17 +333,21 @@ def test_a_set_of_which_nothing_is_left_is_refused(bench: Bench) -> None:
 # ---- Real weights and real speech.
 
 
-@pytest.mark.slow
-def test_tiny_en_writes_what_is_said(tmp_path: Path) -> None:
+def tiny_en_and_six_clips(folder: Path, role: str) -> tuple[Transcriber, CheckedSet]:
+    """The real original, and the first clips of a real set."""
     needs_weights()
-    folder = needs_speech("general-dev") / "general-dev"
+    manifest = needs_speech("general-dev") / "general-dev" / "manifest.jsonl"
     model, origin = weights.load("tiny.en")
     tokens = Tokens(model.dims)
-    checked = checked_set(folder / "manifest.jsonl", tokens, tmp_path, "replay")
-    few = replace(
-        checked, speech=replace(checked.speech, examples=checked.speech.examples[:6]), facts=checked.facts[:6]
-    )
-    transcriber = Transcriber(Config(data_dir=tmp_path), lambda: model, tokens, origin.fingerprint, "fp32", reporter())
+    checked = checked_set(manifest, tokens, folder, role)
+    speech = replace(checked.speech, examples=checked.speech.examples[:6])
+    transcriber = Transcriber(Config(data_dir=folder), lambda: model, tokens, origin.fingerprint, "fp32", reporter())
+    return transcriber, replace(checked, speech=speech, facts=checked.facts[:6])
+
+
+@pytest.mark.slow
+def test_tiny_en_writes_what_is_said(tmp_path: Path) -> None:
+    transcriber, few = tiny_en_and_six_clips(tmp_path, "replay")
     transcripts = transcriber.transcripts(few)
     assert [each.flaw for each in transcripts] == [None] * 6
     for example, transcript in zip(few.speech.examples, transcripts, strict=True):
@@ -376,15 +380,8 @@ def test_labels_take_the_times_of_the_same_words(
 @pytest.mark.slow
 def test_the_original_gives_its_times_to_real_speech(tmp_path: Path) -> None:
     """Some of six clips get times: whisper's own, within the clip, over the words of the reference."""
-    needs_weights()
-    folder = needs_speech("general-dev") / "general-dev"
-    model, origin = weights.load("tiny.en")
-    tokens = Tokens(model.dims)
-    checked = checked_set(folder / "manifest.jsonl", tokens, tmp_path, "data")
-    few = replace(
-        checked, speech=replace(checked.speech, examples=checked.speech.examples[:6]), facts=checked.facts[:6]
-    )
-    transcriber = Transcriber(Config(data_dir=tmp_path), lambda: model, tokens, origin.fingerprint, "fp32", reporter())
+    transcriber, few = tiny_en_and_six_clips(tmp_path, "data")
+    model, tokens = transcriber.original(), transcriber.tokens
     report = transcriber.timestamp(Report(sets=[few]))
     got = [example for example in report.sets[0].speech.examples if example.segments]
     assert len(got) >= 2
