@@ -26,8 +26,11 @@ from rich.table import Table
 # The checkout is measured, whatever is installed; so the scripts import this module before whisper_min.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from whisper_min import config
+from whisper_min import audio, config
 from whisper_min.config import InputError
+from whisper_min.data import sources
+from whisper_min.data.examples import Example
+from whisper_min.scoring import decode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPEECH = Path(os.environ.get("WHISPER_MIN_SPEECH", REPOSITORY.parent / "shared" / "data"))
@@ -44,6 +47,15 @@ def manifest(name: str) -> Path:
     if not path.is_file():
         raise InputError(f"{path} is missing: set WHISPER_MIN_SPEECH; tests/bench/make_speech_sets.py makes the sets")
     return path
+
+
+def examples_of(data: str, clips: int) -> list[Example]:
+    """The first clips of a manifest, or of a speech set by its name, that Whisper's window holds."""
+    examples = sources.read_manifest(Path(data) if Path(data).is_file() else manifest(data))
+    short = [each for each in examples if not decode.is_long(audio.info(each.audio_filepath).seconds)]
+    if not 0 < clips <= len(short):
+        raise InputError(f"--clips {clips}: {data} holds {len(short)} clips of at most 30 s")
+    return short[:clips]
 
 
 def version(package: str) -> str | None:

@@ -28,9 +28,6 @@ import whisper
 from torch import Tensor
 
 from whisper_min import audio
-from whisper_min.config import InputError
-from whisper_min.data import sources
-from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 from whisper_min.scoring import decode, wer
@@ -41,15 +38,6 @@ BATCHES = {"whisper-1": 1, "whisper-8": 8, "ours-fp32": 16, "ours-bf16": 16, "fa
 ARMS = tuple(BATCHES)
 PACKAGES = ("torch", "openai-whisper", "faster-whisper", "ctranslate2", weights.DEMO_PACKAGE)
 Transcribe = Callable[[Tensor], list[str]]
-
-
-def examples_of(args: argparse.Namespace) -> list[Example]:
-    """The first clips of the set that Whisper's window holds."""
-    examples = sources.read_manifest(common.manifest(args.set))
-    short = [each for each in examples if not decode.is_long(audio.info(each.audio_filepath).seconds)]
-    if not 0 < args.clips <= len(short):
-        raise InputError(f"--clips {args.clips}: {args.set} holds {len(short)} clips of at most 30 s")
-    return short[: args.clips]
 
 
 def by_whisper() -> Transcribe:
@@ -112,7 +100,7 @@ def run_arm(args: argparse.Namespace) -> common.Result:
     """One arm in this process."""
     kind, variant = args.arm.split("-")
     encoder, watch = common.Stopwatch(), common.Stopwatch()
-    waveforms = [each.read() for each in examples_of(args)]
+    waveforms = [each.read() for each in common.examples_of(args.set, args.clips)]
     padded = audio.pad(waveforms)  # (clips, samples)
     ours, faster = partial(by_ours, variant, encoder), partial(by_faster, variant)
     make: dict[str, Callable[[], Transcribe]] = {"whisper": by_whisper, "ours": ours, "faster": faster}
@@ -140,7 +128,7 @@ def tabulate(args: argparse.Namespace, results: dict[str, list[common.Result]]) 
     def of(arm: str, key: str) -> list[float]:
         return [each[key] for each in results[arm]]
 
-    examples = examples_of(args)
+    examples = common.examples_of(args.set, args.clips)
     _, normalize = wer.normalizer("en")
     references = [normalize(example.text) for example in examples]
     peers = [arm for arm in ("whisper-1", "faster-float32") if arm in results]

@@ -21,9 +21,8 @@ from typing import Any
 
 import common
 
-from whisper_min import audio, config, export, runs
+from whisper_min import config, export, runs
 from whisper_min.config import InputError
-from whisper_min.data import sources
 from whisper_min.data.examples import Example
 from whisper_min.export import Options, Pair
 from whisper_min.scoring import decode
@@ -36,15 +35,6 @@ ARMS = {
     "ct2 int8": ("ct2", "int8"),
 }
 PACKAGES = ("torch", "openai-whisper", "transformers", "ctranslate2", "faster-whisper", "pywhispercpp")
-
-
-def examples_of(data: str, clips: int) -> list[Example]:
-    """The first clips of a manifest, or of a speech set by its name, that Whisper's window holds."""
-    examples = sources.read_manifest(Path(data) if Path(data).is_file() else common.manifest(data))
-    short = [each for each in examples if not decode.is_long(audio.info(each.audio_filepath).seconds)]
-    if not 0 < clips <= len(short):
-        raise InputError(f"--clips {clips}: {data} holds {len(short)} clips of at most 30 s")
-    return short[:clips]
 
 
 def run_arm(options: Options, examples: list[Example], known: dict[str, decode.Hypothesis]) -> list[Pair]:
@@ -83,7 +73,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="append the table to RESULTS.md")
     args = parser.parse_args()
     try:
-        examples, found, mismatches = examples_of(args.data, args.clips), {}, []
+        examples, found, mismatches = common.examples_of(args.data, args.clips), {}, []
         ours: dict[str, dict[str, decode.Hypothesis]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for arm in args.arms:
