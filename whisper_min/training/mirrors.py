@@ -72,7 +72,22 @@ class TensorBoard:
         self.writer.close()
 
 
-class Trackio:
+class _Logged:
+    """What Trackio and wandb have in common, for the one took over the other's ways."""
+
+    run: Any
+    make_table: Callable[..., Any]
+
+    def log(self, step: int, numbers: Numbers) -> None:
+        """A row of metrics."""
+        self.run.log(dict(numbers), step=step)
+
+    def table(self, step: int, key: str, rows: Rows) -> None:
+        """A table among the step's metrics."""
+        self.run.log({key: self.make_table(columns=list(TABLE_COLUMNS), data=[list(row) for row in rows])}, step=step)
+
+
+class Trackio(_Logged):
     """A run of Trackio's local database, or of the Space or server that its environment variables name."""
 
     def __init__(self, folder: Path, resumed_at: int | None) -> None:
@@ -90,21 +105,13 @@ class Trackio:
                 auto_log_gpu=False,
             )
 
-    def log(self, step: int, numbers: Numbers) -> None:
-        """A row of metrics."""
-        self.run.log(dict(numbers), step=step)
-
-    def table(self, step: int, key: str, rows: Rows) -> None:
-        """A row that holds the table."""
-        self.run.log({key: self.make_table(columns=list(TABLE_COLUMNS), data=[list(row) for row in rows])}, step=step)
-
     def finish(self) -> None:
         """Wait until all is in the database."""
         with redirect_stdout(sys.stderr):
             self.run.finish()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(_Logged):
     """A run of wandb, whose environment variables count: WANDB_MODE=offline, WANDB_PROJECT, WANDB_DIR, WANDB_API_KEY.
 
     wandb takes no steps back: what a killed attempt logged after its last checkpoint stays, and is not taken again.
@@ -131,14 +138,6 @@ class WeightsAndBiases:
                 finish_timeout_raises=True,
             ),
         )
-
-    def log(self, step: int, numbers: Numbers) -> None:
-        """Metrics of a step; wandb joins what belongs to the same one."""
-        self.run.log(dict(numbers), step=step)
-
-    def table(self, step: int, key: str, rows: Rows) -> None:
-        """A table among the step's metrics."""
-        self.run.log({key: self.make_table(columns=list(TABLE_COLUMNS), data=[list(row) for row in rows])}, step=step)
 
     def finish(self) -> None:
         """Wait until all is uploaded, or, offline, on the disk."""
