@@ -70,19 +70,21 @@ def test_the_end_of_the_clip_has_a_tolerance_and_the_window_has_none() -> None:
 def test_shares_over_clips() -> None:
     """Four clips, each with another fate; valid is what passes all, not the least share."""
     rows = [[at(0), WORD, at(1)], [WORD], [at(0), WORD], [at(0), WORD, at(9)]]
-    times = ((0.0, 1.0), (), (0.0,), (0.0, 9.0))
+    times = ((0.0, 1.0), (), (), ())
     assert judge(rows, [5.0] * 4, BEGIN) == Timestamps(4, 0.75, 0.75, 0.5, 0.5, 0.75, 0.25, times)
     with pytest.raises(ValueError, match="no clip"):
         judge([], [], BEGIN)
 
 
 def test_drift_is_the_mean_distance_where_as_many_times_were_written() -> None:
-    """Clip by clip, so that one with many segments weighs no more; others, and silent ones, are not compared."""
+    """Clip by clip, so that one with many segments weighs no more; others, and those not valid, are not compared."""
     original = judge([[at(0), WORD, at(2)], [at(0), WORD, at(1), at(1), WORD, at(4)], [WORD]], [5.0] * 3, BEGIN)
     own = judge([[at(0.2), WORD, at(2.4)], [at(0), WORD, at(4)], [at(0), WORD, at(1)]], [5.0] * 3, BEGIN)
     assert drift(own, original) == (pytest.approx(0.3), 1)
     assert drift(original, original) == (0.0, 2)
-    assert drift(judge([[WORD]] * 3, [5.0] * 3, BEGIN), original) == (None, 0)
+    for wrong in ([WORD], [at(0), WORD, at(30)], [at(2), WORD, at(0)]):
+        lost = judge([wrong] * 3, [5.0] * 3, BEGIN)
+        assert drift(lost, original) == drift(original, lost) == drift(lost, lost) == (None, 0)
 
 
 def test_a_timestamp_is_written_where_all_together_beat_every_word() -> None:

@@ -48,7 +48,7 @@ class Timestamps:
     valid: float
     """All of these together."""
     times: tuple[tuple[float, ...], ...] = ()
-    """What was written for each clip, in seconds."""
+    """Those of each clip, in seconds; none where they are not valid."""
 
 
 class OwnChoice:
@@ -83,7 +83,7 @@ def judge(rows: Sequence[Sequence[int]], seconds: Sequence[float], begin: int) -
         raise ValueError("no clip to judge timestamps by")
     verdicts = [_verdict(row, length, begin) for row, length in zip(rows, seconds, strict=True)]
     columns = [*zip(*verdicts, strict=True), [all(verdict) for verdict in verdicts]]
-    times = tuple(tuple(_times(row, begin)) for row in rows)
+    times = tuple(tuple(_times(row, begin)) if all(its) else () for row, its in zip(rows, verdicts, strict=True))
     written, starts, paired, in_range, monotone, valid = (sum(column) / len(rows) for column in columns)
     return Timestamps(len(rows), written, starts, paired, in_range, monotone, valid, times)
 
@@ -91,7 +91,7 @@ def judge(rows: Sequence[Sequence[int]], seconds: Sequence[float], begin: int) -
 def drift(own: Timestamps, original: Timestamps) -> tuple[float | None, int]:
     """(mean distance in seconds of a model's times from the original's, clips compared).
 
-    Compared are clips for which both wrote equally many times; None where there is none.
+    Compared are clips for which both wrote valid times, and equally many; None where there is none.
     """
     distances = [
         sum(abs(a - b) for a, b in zip(mine, theirs, strict=True)) / len(mine)
