@@ -167,22 +167,22 @@ def rows_of(system: str, result: SetResult) -> list[dict[str, Any]]:
     ]
 
 
+def empty_table(title: str, names: Sequence[str], numbers: Sequence[str], name_width: int) -> Table:
+    """Columns of names, then of numbers: in a narrow terminal long names wrap, and every number stays whole."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in names:
+        made.add_column(column, overflow="fold", min_width=name_width)
+    for column in numbers:
+        made.add_column(column, justify="right", no_wrap=True, overflow="fold")
+    return made
+
+
 def table(
     normalizer: str, described: list[dict[str, Any]], comparisons: list[dict[str, Any]], wide: bool = True
 ) -> Table:
     """All systems and sets, the baseline first; `wide` adds what does not fit into 80 columns."""
-    made = Table(title=f"WER in % ({normalizer})", title_justify="left", box=box.SIMPLE_HEAD)
-    columns = ["set", "system", "WER (95 %)", "change (95 %)", "loops"] + ["raw", "format", "CER", "S/D/I"] * wide
-    for column in columns:
-        # in a narrow terminal long names wrap, and every number stays whole
-        name = column in ("set", "system")
-        made.add_column(
-            column,
-            justify="left" if name else "right",
-            no_wrap=not name,
-            overflow="fold",
-            min_width=NAME_WIDTH if name else None,
-        )
+    columns = ["WER (95 %)", "change (95 %)", "loops"] + ["raw", "format", "CER", "S/D/I"] * wide
+    made = empty_table(f"WER in % ({normalizer})", ["set", "system"], columns, NAME_WIDTH)
     changes = {(its["set"], its["system"]): its for its in comparisons}
     for set_name in described[0]["sets"]:
         for its in described:

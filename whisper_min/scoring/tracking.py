@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -29,7 +28,7 @@ from whisper_min.scoring.budget import Budget, Candidate
 from whisper_min.scoring.decode import Hypothesis
 from whisper_min.scoring.evaluation import Scorer, SetResult
 from whisper_min.scoring.originals import KeptResults
-from whisper_min.scoring.report import with_interval
+from whisper_min.scoring.report import empty_table, with_interval
 from whisper_min.training.ranks import ALONE, Ranks
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.steering import Steering
@@ -246,17 +245,7 @@ class Evaluation:
     def table(self, step: int, results: dict[str, SetResult]) -> Table:
         """Original and fine-tuned, domain and general, with paired 95 % intervals of the difference."""
         title = f"WER in % of the best checkpoint, step {step} ({self.normalizer})"
-        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for column in ("set", "", "clips", "original", "tuned", "change (95 %)", "loops"):
-            # in a narrow terminal long names wrap, and every number stays whole
-            left = column in ("set", "")
-            made.add_column(
-                column,
-                justify="left" if left else "right",
-                no_wrap=not left,
-                overflow="fold",
-                min_width=6 if left else None,
-            )
+        made = empty_table(title, ["set", ""], ["clips", "original", "tuned", "change (95 %)", "loops"], name_width=6)
         for kind, sets in [("domain", self.domain), ("general", self.general)]:
             for name in (checked.speech.name for checked in sets):
                 original, result = self.original[name], results[name]
