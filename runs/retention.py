@@ -51,6 +51,7 @@ SEEDS = (0, 1, 2)
 DOMAIN = "accented"
 GENERAL_DEV = ("general-dev", "prompts-dev", "general-unlabelled")
 GENERAL_TEST = ("general-test", "reader-test", "prompts-test")
+DRIFT_KEY = "eval/general-unlabelled/drift"
 PHRASES = ("hello", "jfk")
 BUDGET = 0.025
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#882255", "#bcbd22")
@@ -224,6 +225,17 @@ def compare(names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[M
     }
 
 
+def of_one_seed(
+    seed: int, original: Mapping[Any, Any], system: Mapping[Any, Any], drift: float | None
+) -> dict[str, float | None]:
+    """What one seed lost on the test sets, relative, pooled and by set; and its drift on unlabelled speech."""
+    found: dict[str, float | None] = {"seed": seed, "drift": drift}
+    for name, names in [("general", GENERAL_TEST), *((name, (name,)) for name in GENERAL_TEST)]:
+        before, after = (sum(errors(row) for key, row in its.items() if key[0] in names) for its in (original, system))
+        found[name] = after / before - 1 if before else None
+    return found
+
+
 def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """A record a method: its last checkpoints, and where a budget chose, what it chose."""
     ((_, original),) = scored(cells / "original")
@@ -241,7 +253,7 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
     ]
     for row in rows:
         for which in ("last", "chosen"):
-            found = []
+            found, by_seed = [], []
             for seed in seeds:
                 folder = cells / folder_of(row, seed)
                 if not (folder / "test.json").exists():
@@ -254,6 +266,9 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
                     continue
                 words = described[index]["non_speech"]["words_per_minute"]
                 found.append((seed, systems[index][1], words, chosen))
+                evaluated = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl")).get(options.steps, {})
+                drift = evaluated.get(DRIFT_KEY) if which == "last" else None
+                by_seed.append(of_one_seed(seed, original, systems[index][1], drift))
             if not found:
                 continue
             texts = [its for _, its, _, _ in found]
@@ -265,6 +280,7 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
                     "domain": compare([f"{DOMAIN}-test"], original, texts),
                     "general": compare(GENERAL_TEST, original, texts),
                     "sets": {name: compare([name], original, texts) for name in GENERAL_TEST},
+                    "by_seed": by_seed,
                     "non_speech": [words for _, _, words, _ in found],
                     "phrases": [phrases(its) for its in texts],
                 }

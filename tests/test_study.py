@@ -58,7 +58,8 @@ def write_cell(folder: Path, errors: dict[str, int], systems: int = 1, alpha: fl
         sweep += [{"chosen": True, "_step": 190, "alpha": alpha}]
         (folder / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sweep))
         start = {"_step": 0, "eval/general-dev/wer": 0.08, "eval/prompts-dev/wer": 0.04}
-        (folder / "metrics.jsonl").write_text(json.dumps(start) + "\n")
+        last = {"_step": 190, "eval/general-unlabelled/drift": 0.07}
+        (folder / "metrics.jsonl").write_text(json.dumps(start) + "\n" + json.dumps(last) + "\n")
 
 
 @pytest.fixture
@@ -96,6 +97,19 @@ def test_gains_and_losses_are_means_over_the_seeds(study: ModuleType, cells: Pat
     assert low <= 0.3 <= full["general"]["relative_upper_95"] <= high
     assert made["LoRA, chosen"]["domain"]["wer"] == pytest.approx(0.03), "the second system is the chosen one"
     assert made["LoRA, chosen"]["points"] == [0.5]
+
+
+def test_seeds_are_told_one_by_one(study: ModuleType, cells: Path) -> None:
+    """Their losses, pooled and by set, and how far they drifted where that was measured: their mean hides a bad one."""
+    made = {its["row"]: its for its in study.summarise(study.Options(), cells, ["full", "LoRA"], [0, 1])}
+    first, second = made["full"]["by_seed"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert [each["general"] for each in (first, second)] == pytest.approx([0.2, 0.4])
+    assert [each["general-test"] for each in (first, second)] == pytest.approx([0.5, 1.0])
+    assert [each["reader-test"] for each in (first, second)] == [0, 0]
+    assert [each["drift"] for each in (first, second)] == [None, 0.07]
+    (chosen,) = made["LoRA, chosen"]["by_seed"]
+    assert chosen["drift"] is None, "what was chosen is another model than the last checkpoint"
 
 
 def test_missing_cells_and_what_was_heard_are_shown(
