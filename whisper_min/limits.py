@@ -69,7 +69,7 @@ class Options:
         """The training that is meant."""
         shared = {name: value for name, value in asdict(self).items() if name not in ("seconds", "tokens", "json")}
         replayed = ("general",) if self.kl or self.ewc else ()
-        return replace(Config(), **shared, replay=replayed, kl_on="both", retain=("general",))
+        return Config(**shared, replay=replayed, kl_on="both", retain=("general",))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
