@@ -46,7 +46,7 @@ class State:
         scaler: torch.amp.GradScaler,
         rank: int,
     ) -> State:
-        """A checkpoint's, to which model, optimizer, scaler and random state are set, too; without one, the start."""
+        """The state of a checkpoint, to which model, optimizer, scaler and random state are set; else the start."""
         if place is None:
             return cls()
         saved = checkpoint.load_trainer(place)
