@@ -75,20 +75,13 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate as the command line says; exit code 0, or 2 for wrong input."""
-    try:
+    """Evaluate as the command line says; the exit code, as `config.exit_code` tells it."""
+
+    def work() -> None:
         words = config.merge_repeated(sys.argv[1:] if argv is None else argv, ("data", "retain"))
-        options = tyro.cli(Options, args=words, prog="evaluate.py", use_underscores=True)
-        evaluate(options, Reporter())
-    except InputError as error:
-        return config.print_faults(error)
-    except (audio.AudioError, OSError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        evaluate(tyro.cli(Options, args=words, prog="evaluate.py", use_underscores=True), Reporter())
+
+    return config.exit_code(work, audio.AudioError)
 
 
 def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:

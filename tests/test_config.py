@@ -217,6 +217,29 @@ def test_a_fault_is_one_line_that_cannot_steer_the_terminal(capsys: pytest.Captu
     assert capsys.readouterr().err == "error: a\\x1b[2J\\nb\\udcff é: wrong\n"
 
 
+@pytest.mark.parametrize(
+    ("stop", "code", "said"),
+    [
+        (None, 0, ""),
+        (OSError(28, "No space left on device"), 1, "failed: [Errno 28] No space left on device\n"),
+        (ArithmeticError("asked for"), 1, "failed: asked for\n"),
+        (InputError("--x: wrong"), 2, "error: --x: wrong\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_what_stops_a_script_is_its_exit_code(
+    stop: BaseException | None, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        if stop is not None:
+            raise stop
+
+    assert config.exit_code(work, ArithmeticError) == code
+    assert capsys.readouterr().err == said
+    with pytest.raises(ZeroDivisionError):
+        config.exit_code(lambda: 1 // 0, ValueError)
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "mine", Config())
     cfg = Config(run="mine", runs_dir=tmp_path)

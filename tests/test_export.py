@@ -203,7 +203,7 @@ def test_a_disk_that_refuses_leaves_nothing(run: Path, tmp_path: Path, capsys: p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 1
-    assert "nothing is left of it" in capsys.readouterr().err
+    assert f"nothing is left of {tmp_path / 'model.pt'}\nfailed: " in capsys.readouterr().err
     assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob(".*"))
 
 

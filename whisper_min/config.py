@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -479,6 +479,25 @@ def check_run_folder(cfg: Config) -> list[str]:
     if cfg.resume is not None and runs.last_checkpoint(folder) is None and not (folder / "config.json").exists():
         return [f"--resume {cfg.resume}: holds no run"]
     return []
+
+
+def exit_code(work: Callable[[], object], *failures: type[Exception]) -> int:
+    """Do a script's work, and say on stderr what stops it.
+
+    Returns 0 when done, 1 where the system or one of `failures` stops it, 2 for wrong usage or input, 130 after Ctrl-C.
+    """
+    expected: tuple[type[Exception], ...] = (OSError, *failures)
+    try:
+        work()
+    except InputError as error:
+        return print_faults(error)
+    except expected as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 def print_faults(error: InputError) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,22 +66,19 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; exit code 0, 1 where the disk or the engine refuses, 2 for wrong input."""
+    """Export as the command line says; the exit code, as `config.exit_code` tells it."""
     options = tyro.cli(Options, args=argv, prog="python -m whisper_min.export", use_underscores=True)
     engine = importlib.import_module(f"whisper_min.engines.{ENGINES[options.to]}")
     options = replace(options, precision=options.precision or next(iter(engine.PRECISIONS)))
-    try:
+
+    def work() -> None:
         check(options, engine)
         model, origin = load(options)
         written = write(engine, model, origin, options)
-    except InputError as error:
-        return config.print_faults(error)
-    except (OSError, RuntimeError) as error:
-        print(f"failed: {options.out} could not be written ({error}); nothing is left of it", file=sys.stderr)
-        return 1
-    size = sum(path.stat().st_size for path in [options.out, *options.out.rglob("*")] if path.is_file())
-    print(f"{options.out}: {origin.found}, {size / 1e6:.0f} MB, {written}")
-    return 0
+        size = sum(path.stat().st_size for path in [options.out, *options.out.rglob("*")] if path.is_file())
+        print(f"{options.out}: {origin.found}, {size / 1e6:.0f} MB, {written}")
+
+    return config.exit_code(work, RuntimeError)
 
 
 def check(options: Options, engine: Any) -> None:
@@ -127,9 +123,7 @@ def load(options: Options) -> tuple[Whisper, weights.Origin]:
 
 def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options) -> str:
     """Write beside the place, open it in the engine, compare, and rename it into place; what was seen, for people."""
-    beside = options.out.with_name(f".{options.out.name}.partial")
-    remove(beside)
-    try:
+    with runs.writing(options.out) as beside:
         engine.write(model, origin.alignment_heads, beside, options.precision)
         if beside.is_dir() and (text := card_of(options)) is not None:
             (beside / "README.md").write_text(text, encoding="utf-8")
@@ -137,12 +131,7 @@ def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options)
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-        seen = verify(engine, model, beside, options) if options.verify else "not verified"
-        os.replace(beside, options.out)
-        runs.sync_folder(options.out.absolute().parent)
-    finally:
-        remove(beside)
-    return seen
+        return verify(engine, model, beside, options) if options.verify else "not verified"
 
 
 def card_of(options: Options) -> str | None:
@@ -169,14 +158,6 @@ def card_of(options: Options) -> str | None:
         exported += "; the figures are of the weights before they were rounded"
     step = int(Path(point["checkpoint"]).name)
     return card.model_card(cfg, step, results, evaluated, normalizer, f"{exported}.")
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder that may be there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def verify(engine: Any, model: Whisper, out: Path, options: Options) -> str:

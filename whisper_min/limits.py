@@ -73,19 +73,19 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the counts on stdout; exit code 0, or 2 for wrong input."""
+    """Print the counts on stdout; the exit code, as `config.exit_code` tells it."""
     import tyro  # imported late: only the command line needs it
 
     options = tyro.cli(Options, args=argv, prog="python -m whisper_min.limits", use_underscores=True)
-    try:
+
+    def work() -> None:
         counted = count(options)
-    except InputError as error:
-        return config.print_faults(error)
-    if options.json:
-        print(json.dumps(counted, indent=2))
-    else:
-        show(counted, Console())
-    return 0
+        if options.json:
+            print(json.dumps(counted, indent=2))
+        else:
+            show(counted, Console())
+
+    return config.exit_code(work)
 
 
 def count(options: Options) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,29 @@ def write_atomic(path: Path, text: str) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A place beside a file's or folder's own, renamed into it when all is there; what stops that leaves nothing."""
+
+    def remove() -> None:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        else:
+            beside.unlink(missing_ok=True)
+
+    beside = path.with_name(f".{path.name}.partial")
+    remove()  # of a process that was killed
+    try:
+        yield beside
+        os.replace(beside, path)
+        sync_folder(path.absolute().parent)
+    except (OSError, RuntimeError, KeyboardInterrupt):
+        print(f"nothing is left of {path}", file=sys.stderr)
+        raise
+    finally:
+        remove()
 
 
 def to_json_line(record: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from whisper_min import audio, config
-from whisper_min.config import InputError
 
 COMMANDS = {
     "show": "what a set holds: hours, speakers, columns, histograms, samples, spectrograms",
@@ -19,7 +18,7 @@ USAGE = "usage: python -m whisper_min.data COMMAND [OPTIONS]   (COMMAND --help t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, 1 where the disk or a recording refuses, 2 for wrong input, 130 after Ctrl-C."""
+    """Run one command; the exit code, as `config.exit_code` tells it."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
     if name not in COMMANDS:
@@ -28,16 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         told += [f"error: {name}: no such command"] if name and not asked else []
         print("\n".join(told), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    try:
-        return int(importlib.import_module(f"whisper_min.data.{name}").main(words[1:]))
-    except InputError as error:
-        return config.print_faults(error)
-    except (audio.AudioError, OSError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    run = importlib.import_module(f"whisper_min.data.{name}").main
+    return config.exit_code(lambda: run(words[1:]), audio.AudioError)
 
 
 if __name__ == "__main__":

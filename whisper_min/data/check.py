@@ -34,7 +34,7 @@ class Options:
     """Where downloaded sets and the preflight's results are kept."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Check as the command line says; InputError with all faults."""
     options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data check", use_underscores=True)
     if not options.sources:
@@ -51,4 +51,3 @@ def main(argv: Sequence[str]) -> int:
         out.print(visible(f"note: {note}"), markup=False, highlight=False, soft_wrap=True)
     if report.faults:
         raise InputError(report.shown_faults())
-    return 0

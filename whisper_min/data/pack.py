@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from whisper import ModelDimensions
 from whisper.audio import CHUNK_LENGTH, N_SAMPLES, SAMPLE_RATE
 
-from whisper_min import audio, config, runs
+from whisper_min import audio, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import shards, sources
 from whisper_min.data.batches import Clip, Window, fill_windows, timed
@@ -63,24 +62,14 @@ class Packed:
     row: dict[str, Any]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Pack as the command line says; exit code 0, 1 where writing failed, 2 for wrong input, 130 after Ctrl-C."""
-    options = tyro.cli(Options, args=argv, prog="python -m whisper_min.data pack", use_underscores=True)
-    try:
-        entries, tars, left_out = pack(options, Console(stderr=True))
-    except InputError as error:
-        return config.print_faults(error)
-    except OSError as error:
-        print(f"failed: {options.to} could not be written ({error}); nothing is left of it", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stopped; nothing is left of {options.to}", file=sys.stderr)
-        return 130
+def main(argv: Sequence[str]) -> None:
+    """Pack as the command line says; InputError with all faults."""
+    options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data pack", use_underscores=True)
+    entries, tars, left_out = pack(options, Console(stderr=True))
     for fault in left_out:
         print(f"left out: {fault}", file=sys.stderr)
     told = f"{options.to}: {entries} entries in {tars} tars" + (f", {len(left_out)} left out" if left_out else "")
     print(told, file=sys.stderr)
-    return 0
 
 
 def pack(options: Options, console: Console) -> tuple[int, int, list[str]]:
@@ -108,7 +97,8 @@ def pack(options: Options, console: Console) -> tuple[int, int, list[str]]:
         raise InputError(faults)
     examples = (example for speech in sets for example in _entries(speech, faults.append))
     total = None if any(speech.shards for speech in sets) else sum(len(speech.examples) for speech in sets)
-    with writing(options.to) as beside, _progress(console, total) as advance:
+    with runs.writing(options.to) as beside, _progress(console, total) as advance:
+        beside.mkdir()
         counted = advance(examples)
         packed = _windows(counted, faults.append) if options.windows else _whole(counted, faults.append)
         entries = tars = 0
@@ -121,20 +111,6 @@ def pack(options: Options, console: Console) -> tuple[int, int, list[str]]:
         if faults and not (options.skip_bad and entries):
             raise InputError(faults)
     return entries, tars, faults
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """A folder beside the place, renamed into it when all is on the disk, and removed when something goes wrong."""
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
-    beside.mkdir()
-    try:
-        yield beside
-        os.rename(beside, folder)
-        runs.sync_folder(folder.absolute().parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_tar(path: Path, samples: Iterable[Packed], first: int) -> int:
@@ -257,7 +233,3 @@ def _progress(console: Console, total: int | None) -> Iterator[Callable[[Iterabl
                 progress.advance(bar)
 
         yield let_through
-
-
-if __name__ == "__main__":
-    sys.exit(main())

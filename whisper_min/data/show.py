@@ -59,7 +59,7 @@ class Options:
     """Where downloaded sets and the preflight's results are kept."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Show what the command line asks for; InputError where the set cannot be read."""
     options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data show", use_underscores=True)
     faults = [f"--samples {options.samples}: must be 0 or more"] if options.samples < 0 else []
@@ -91,7 +91,6 @@ def main(argv: Sequence[str]) -> int:
             draw(example, options.spectrograms, f"{number:02}")
         what = f"{options.spectrograms}: {len(samples)} spectrograms, a .png and a .svg each"
         console.print(what, markup=False, highlight=False, soft_wrap=True)
-    return 0
 
 
 def describe(

@@ -39,7 +39,7 @@ class Options:
     """Where downloaded sets and the preflight's results are kept."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Split as the command line says; InputError with all faults, before anything is written."""
     options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data split", use_underscores=True)
     shares = {name: share for name, share in (("test", options.test), ("dev", options.dev)) if share}
@@ -73,7 +73,6 @@ def main(argv: Sequence[str]) -> int:
         ]
         runs.write_atomic(path, "".join(map(runs.to_json_line, rows)))
     show(paths, made, known)
-    return 0
 
 
 def check(options: Options, paths: dict[str, Path]) -> list[str]:
