@@ -273,7 +273,7 @@ def load(run: Path) -> Config:
     """The Config that a run was started with, and `resume` set to it; InputError where the folder holds none."""
     path = run / "config.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = recorded(run)
     except FileNotFoundError:
         raise InputError(
             f"--resume {run}: {path} does not exist; give a folder that train.py made, such as {Config.runs_dir}/NAME"
@@ -311,16 +311,9 @@ def streams(cfg: Config) -> bool:
     return any(map(is_tar, cfg.data))
 
 
-def recorded(run: Path | None, key: str) -> str:
-    """What config.json holds beside the options, such as the fingerprint of the weights that a run started from."""
-    record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
-    return str(record.get(key))
-
-
-def micro_batches_of(run: Path | None) -> tuple[int, int]:
-    """(--accumulate, ranks) that a run last trained with."""
-    record = json.loads(((run or Path()) / "config.json").read_text(encoding="utf-8"))
-    return int(record.get("accumulate", 1)), int(record.get("environment", {}).get("ranks", 1))
+def recorded(run: Path) -> Any:
+    """config.json as it stands: the options, and beside them what a run started from, such as its fingerprints."""
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))
 
 
 def timestamps_share(cfg: Config) -> float:

@@ -87,7 +87,7 @@ def load(name: str) -> tuple[Whisper, Origin]:
 
 def load_original(run: Path) -> tuple[Whisper, Origin]:
     """What a run started from; InputError where that is not to be had, or is not the same weights any more."""
-    name, expected = load_config(run).model, recorded(run, "weights_fingerprint")
+    name, expected = load_config(run).model, str(recorded(run).get("weights_fingerprint"))
     model, origin = load(name)
     if origin.fingerprint != expected:
         raise InputError(

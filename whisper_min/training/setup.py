@@ -102,7 +102,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
     faults += report.shown_faults()
     fingerprint = report.fingerprint
-    if cfg.resume and not faults and config.recorded(cfg.resume, "data_fingerprint") not in ("None", fingerprint):
+    if cfg.resume and not faults and config.recorded(cfg.resume).get("data_fingerprint") not in (None, fingerprint):
         faults.append(
             f"--resume {cfg.resume}: the training data is not what the run was started with; restore it, or start a "
             f"new run from the last checkpoint with --model {cfg.resume}"
@@ -126,7 +126,8 @@ def check_micro_batches(cfg: Config, ranks: Ranks) -> list[str]:
     """Faults of a run that is resumed on another number of ranks: its steps must stay what they were."""
     if cfg.resume is None or not (cfg.resume / "config.json").exists():
         return []
-    accumulate, world_size = config.micro_batches_of(cfg.resume)
+    record = config.recorded(cfg.resume)
+    accumulate, world_size = int(record.get("accumulate", 1)), int(record.get("environment", {}).get("ranks", 1))
     before, now = accumulate * world_size, cfg.accumulate * ranks.world_size
     if world_size == ranks.world_size or before == now:
         return []
@@ -155,15 +156,13 @@ def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whis
     """How to load the weights, and their dimensions: known for official names, read from the file for others."""
     dims = memory.official_dimensions(cfg.model)
     checkpoint = runs.last_checkpoint(cfg.resume) if cfg.resume else None
-    if checkpoint is not None and config.needs_original(cfg):
-        assert cfg.resume is not None
+    if checkpoint is not None and cfg.resume is not None and config.needs_original(cfg):
         loaded = weights.load_original(cfg.resume)
         return lambda: loaded, loaded[0].dims
-    if checkpoint is not None:
+    if checkpoint is not None and cfg.resume is not None:
         loaded = weights.load(str(checkpoint))
-        original = weights.Origin(
-            cfg.model, str(checkpoint), config.recorded(cfg.resume, "weights_fingerprint"), loaded[1].alignment_heads
-        )
+        fingerprint = str(config.recorded(cfg.resume).get("weights_fingerprint"))
+        original = weights.Origin(cfg.model, str(checkpoint), fingerprint, loaded[1].alignment_heads)
         return lambda: (loaded[0], original), loaded[0].dims
     if dims is not None:
         return lambda: weights.load(cfg.model), dims
