@@ -195,7 +195,7 @@ class File:
         return self.name.lower().endswith(AUDIO_SUFFIXES)
 
 
-def entries(shard: str, columns: Columns = Columns()) -> Iterator[Example | str]:  # noqa: B008  # it is frozen
+def entries(shard: str, columns: Columns = Columns()) -> Iterator[Example | str]:
     """Every sample of one tar, in order; a sample that has a fault is the fault's message instead.
 
     Reads headers and transcripts and keeps the keys of this one tar in memory, no more. Other files of a sample are

@@ -94,11 +94,7 @@ def _parse_share(word: str, option: str) -> tuple[str, float]:
 
 
 def load_sets(
-    words: Sequence[str],
-    option: str,
-    data_dir: Path,
-    columns: Columns = Columns(),  # noqa: B008  # it is frozen
-    stream: bool = False,
+    words: Sequence[str], option: str, data_dir: Path, columns: Columns = Columns(), stream: bool = False
 ) -> list[SpeechSet]:
     """Read every set that an option names; InputError with the faults of all of them at once.
 
@@ -178,12 +174,7 @@ def _load_option(cfg: Config, option: str, stream: bool = False) -> list[SpeechS
     return load_sets(getattr(cfg, option), option, cfg.data_dir, columns, stream)
 
 
-def load_set(
-    spec: Spec,
-    data_dir: Path,
-    columns: Columns = Columns(),  # noqa: B008  # it is frozen
-    stream: bool = False,
-) -> SpeechSet:
+def load_set(spec: Spec, data_dir: Path, columns: Columns = Columns(), stream: bool = False) -> SpeechSet:
     """Read one set's entries (no audio yet); of tars that are to be streamed only the names."""
     if is_tar(spec.source):
         return read_shards(spec, columns, stream)
@@ -223,10 +214,7 @@ def load_set(
     return SpeechSet(spec.name, spec.source, examples, notes=notes, share=spec.share)
 
 
-def read_manifest(
-    path: Path,
-    columns: Columns = Columns(),  # noqa: B008  # it is frozen
-) -> list[Example]:
+def read_manifest(path: Path, columns: Columns = Columns()) -> list[Example]:
     """Read a JSONL, CSV or TSV manifest; paths in it are relative to its folder, as NeMo writes and reads them.
 
     Raises InputError with all faulty lines, or where a column asked for is in none of them.
