@@ -231,7 +231,7 @@ def read_manifest(path: Path, columns: Columns = Columns()) -> list[Example]:
     if faults:
         raise InputError(faults)
     examples: list[Example] = []
-    for where, row in _rows(path, _read_text(path)):
+    for where, row in entries:
         if isinstance(row, str):
             faults.append(row)
             continue
