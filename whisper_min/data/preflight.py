@@ -253,15 +253,13 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
     return report
 
 
-def stream_faults(
-    entry: Example | str, speech: SpeechSet, style: str, cfg: Config, tokens: Tokens, role: str = "data"
-) -> list[str]:
+def stream_faults(entry: Example | str, speech: SpeechSet, style: str, cfg: Config, tokens: Tokens) -> list[str]:
     """What is wrong with one entry of a stream, as far as its header and text tell."""
     if isinstance(entry, str):
         return [entry]
     # comparisons with a length that nobody has told are false
     facts = Facts(seconds=entry.duration or math.nan)
-    wrong = [*_entry_faults(entry, facts, role, cfg), *_text_faults(entry, speech, style, tokens)]
+    wrong = [*_entry_faults(entry, facts, "data", cfg), *_text_faults(entry, speech, style, tokens)]
     return [f"{entry.where}: {fault}" for fault in wrong]
 
 

@@ -7,7 +7,6 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
@@ -28,20 +27,10 @@ BUFFER = 10_000
 ROUNDING_SECONDS = 0.01
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is read in one go: a tar, or all of a set that is no stream, or every n-th entry of them."""
-
-    checked: CheckedSet
-    shard: str | None
-    first: int = 0
-    every: int = 1
-
-
 class Stream:
-    """The order of streamed training data: a function of seed, epoch and rank alone, so that a position is two numbers.
+    """The order of streamed training data: a function of seed and epoch alone, so that a position is two numbers.
 
-    In an epoch the shards come in a shuffled order, split by rank; their entries pass a shuffle buffer and gather by
+    In an epoch the shards come in a shuffled order; their entries pass a shuffle buffer and gather by
     context length, or fill windows under `pack`, and every full batch goes out. At the end what is left is flushed.
     Resuming replays the order: headers and transcripts are read again, and no audio is decoded. That is so where the
     entries tell their `duration`, as `python -m whisper_min.data pack` writes it; for others a length is read from the
@@ -51,24 +40,12 @@ class Stream:
     ----------
     sets : sequence of CheckedSet
         those of --data; one that holds its entries counts as one more shard
-    rank, world_size : int
-        which of the processes that train together this one is; with fewer shards than processes a shard is shared,
-        entry by entry. Each has its own epochs: they may differ by some batches.
     buffer : int
         entries that are shuffled together
     """
 
-    def __init__(
-        self,
-        sets: Sequence[CheckedSet],
-        cfg: Config,
-        tokens: Tokens,
-        rank: int = 0,
-        world_size: int = 1,
-        buffer: int = BUFFER,
-    ) -> None:
-        self.sets, self.cfg, self.tokens = sets, cfg, tokens
-        self.rank, self.world_size, self.buffer = rank, world_size, buffer
+    def __init__(self, sets: Sequence[CheckedSet], cfg: Config, tokens: Tokens, buffer: int = BUFFER) -> None:
+        self.sets, self.cfg, self.tokens, self.buffer = sets, cfg, tokens, buffer
         self._said = {fault for each in sets for fault in each.speech.skipped}
 
     def steps_per_epoch(self, accumulate: int) -> int:
@@ -86,7 +63,7 @@ class Stream:
                 windows += entries * len(list(make_windows(sample, "pack", self.tokens))) / len(sample)
             else:
                 windows += entries
-        return max(1, math.ceil(windows / self.world_size / self.cfg.clips_per_batch / accumulate))
+        return max(1, math.ceil(windows / self.cfg.clips_per_batch / accumulate))
 
     def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
         """Endless batches from a position on, each with the position that follows it.
@@ -117,40 +94,24 @@ class Stream:
 
     def _clips(self, epoch: int) -> Iterator[Clip]:
         """One epoch's clips, shuffled, each with its label and length."""
-        generator = random.Random(f"{self.seed_of(epoch)} {self.rank}")
-        read = (clip for part in self._parts(epoch) for clip in self._read(part, generator))
+        generator = random.Random(f"{self.cfg.seed} {epoch}")
+        parts = [(checked, shard) for checked in self.sets for shard in checked.speech.shards or [None]]
+        generator.shuffle(parts)
+        read = (clip for checked, shard in parts for clip in self._read(checked, shard, generator))
         for example, label, seconds in shuffled(read, self.buffer, generator):
             yield Clip(example, label, self._samples(example, seconds))
 
-    def seed_of(self, epoch: int) -> str:
-        """What an epoch's order is drawn with."""
-        return f"{self.cfg.seed} {epoch}"
-
-    def _parts(self, epoch: int) -> list[Part]:
-        """What this rank reads in an epoch, in order."""
-        whole = [
-            Part(checked, shard)
-            for checked in self.sets
-            for shard in ([None] if not checked.speech.shards else checked.speech.shards)
-        ]
-        every = math.ceil(self.world_size / len(whole))
-        parts = [Part(part.checked, part.shard, first, every) for part in whole for first in range(every)]
-        random.Random(self.seed_of(epoch)).shuffle(parts)
-        return parts[self.rank :: self.world_size]
-
-    def _read(self, part: Part, generator: random.Random) -> Iterator[tuple[Example, str, float | None]]:
-        """(example, label, seconds if known) of a part's entries."""
-        checked = part.checked
-        if part.shard is None:
-            known = list(zip(checked.speech.examples, checked.labels, checked.seconds, strict=True))[
-                part.first :: part.every
-            ]
+    def _read(
+        self, checked: CheckedSet, shard: str | None, generator: random.Random
+    ) -> Iterator[tuple[Example, str, float | None]]:
+        """(example, label, seconds if known) of a tar's entries, or of all of a set that is no stream."""
+        if shard is None:
+            known = list(zip(checked.speech.examples, checked.labels, checked.seconds, strict=True))
             generator.shuffle(known)
             yield from known
             return
-        for index, example in enumerate(self._entries(checked, part.shard)):
-            if index % part.every == part.first:
-                yield example, text.restyle(example.text, checked.style), example.duration
+        for example in self._entries(checked, shard):
+            yield example, text.restyle(example.text, checked.style), example.duration
 
     def _entries(self, checked: CheckedSet, shard: str) -> Iterator[Example]:
         """The entries of a tar that have no fault; one that has is refused, or passed over under --skip_bad."""
