@@ -20,6 +20,12 @@ from hypothesis import strategies as st
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio
+from whisper_min.data import sources
+
+# Shipped clips of several seconds, so of several pages.
+SPEECH = sorted(
+    sources.read_manifest(sources.DEMO_FOLDER / "general.jsonl"), key=lambda each: each.audio_filepath.stat().st_size
+)[-5:]
 
 
 def needs_ffmpeg() -> None:
@@ -226,8 +232,13 @@ def test_the_end_of_a_cut_file_that_is_not_wanted_is_no_damage(tmp_path: Path) -
         (".wav", {"format": "WAVEX"}),
         (".wav", {"format": "RF64"}),
         (".aiff", {}),
+        (".au", {}),
+        (".au", {"endian": "LITTLE"}),
+        (".au", {"subtype": "ULAW"}),
         (".flac", {}),
         (".mp3", {}),
+        (".ogg", {}),
+        (".ogg", {"subtype": "OPUS"}),
     ],
     ids=str,
 )
@@ -251,6 +262,29 @@ def test_a_file_cut_short_is_said_whatever_its_format(
             audio.read(cut, 0.5)
 
 
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
+def test_shipped_speech_cut_short_is_said(kept: float, tmp_path: Path) -> None:
+    """Opus as a recorder wrote it: libsndfile leaves a half page out, up to a second of speech, without a word."""
+    for example in SPEECH:
+        content = example.audio_filepath.read_bytes()
+        cut = tmp_path / example.audio_filepath.name
+        cut.write_bytes(content[: round(kept * len(content))])
+        with pytest.raises(audio.AudioError, match=r"cut short|damaged|can decode"):
+            audio.read(cut)
+
+
+def test_an_ogg_without_the_flag_for_its_end_is_whole(tmp_path: Path) -> None:
+    """Android's writer never sets it; what follows a whole page is no damage either."""
+    for example in SPEECH:
+        content = example.audio_filepath.read_bytes()
+        pages = content.split(b"OggS\0")
+        (tmp_path / "open.opus").write_bytes(b"OggS\0".join(pages[:-1]))
+        (tmp_path / "more.opus").write_bytes(content + bytes(70_000))
+        whole, most = example.read(), audio.read(tmp_path / "open.opus")
+        assert 0 < len(whole) - len(most) <= 1.1 * SAMPLE_RATE, "all but the last page, of a second"
+        np.testing.assert_array_equal(audio.read(tmp_path / "more.opus"), whole)
+
+
 @pytest.mark.parametrize("tail", [b"", b"LIST\x04\0\0\0abcd", b"\0"])
 @pytest.mark.parametrize("claim", [None, 0, 32_044, 0x7FFFF000, 0xFFFFFFFF])
 def test_what_a_wav_says_beside_its_length_is_no_damage(claim: int | None, tail: bytes, tmp_path: Path) -> None:
@@ -267,7 +301,9 @@ def test_what_a_wav_says_beside_its_length_is_no_damage(claim: int | None, tail:
         assert len(decoded) - 16_000 <= len(tail)
 
 
-@pytest.mark.parametrize("command", ["ffmpeg -v error -i clip.wav -f wav -", "sox clip.wav -t wav -"])
+@pytest.mark.parametrize(
+    "command", ["ffmpeg -v error -i clip.wav -f wav -", "sox clip.wav -t wav -", "sox clip.wav -t au -"]
+)
 def test_a_wav_written_into_a_pipe_is_whole(command: str, tmp_path: Path) -> None:
     needs(command.split()[0])
     soundfile.write(tmp_path / "clip.wav", babble(2.0, seed=12), SAMPLE_RATE)

@@ -42,6 +42,9 @@ MAX_SECONDS = 6 * 3600
 UNKNOWN_FRAMES = 2**62
 # From here on a WAV's claim means a stream of unknown length: what sox, ffmpeg and others write into pipes.
 STREAMED_BYTES = 0x7FFF0000
+# The largest page of an Ogg stream: its header, the table of its segments, and these (RFC 3533, section 6).
+OGG_HEADER_BYTES = 27
+OGG_PAGE_BYTES = OGG_HEADER_BYTES + 255 + 255 * 255
 # What is wrong with a recording that decodes and is of no use.
 NO_SAMPLES = "holds no samples; remove the entry"
 NOT_FINITE = "holds numbers that are not finite (NaN); convert the file again"
@@ -116,6 +119,8 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
         have = offset + len(samples) / rate
         if duration is None and (claimed := have / _share_of_samples(path)) > have + CUT_SECONDS:
             raise AudioError(f"ends after {have:.2f} s of {claimed:.2f} s: the file is cut short")
+        if duration is None and _ends_inside_a_page(path):
+            raise AudioError(f"ends after {have:.2f} s, inside a page of its Ogg stream: the file is cut short")
     waveform = samples.mean(axis=1, dtype=np.float32)
     if rate != SAMPLE_RATE:
         resampled = torchaudio().functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE)
@@ -151,28 +156,51 @@ def _open(path: str | Path) -> soundfile.SoundFile:
 
 
 def _share_of_samples(path: str | Path) -> float:
-    """Share of the sample bytes claimed by a WAV's or AIFF's header that are there: libsndfile reads on without a word.
+    """Share of the sample bytes claimed by a WAV's, AIFF's or AU's header that are there: libsndfile says nothing.
 
     1 for files that claim nothing that could be checked: of other formats, and streams of unknown length.
     """
     with open(path, "rb") as file:
-        form, kind = file.read(8)[:4], file.read(4)
-        order: Literal["little", "big"] = "big" if form == b"FORM" else "little"
+
+        def share(claimed: int) -> float:
+            there = max(os.fstat(file.fileno()).st_size - file.tell(), 0)
+            return there / max(claimed, there) if there else 1.0
+
+        form, size, kind = file.read(4), file.read(4), file.read(4)
+        order: Literal["little", "big"] = "big" if form in (b"FORM", b".snd") else "little"
+        if form in (b".snd", b"dns."):  # AU: where its samples begin, how many bytes they are
+            file.seek(int.from_bytes(size, order))
+            claimed = int.from_bytes(kind, order)
+            return share(claimed) if claimed < STREAMED_BYTES else 1.0
         if (form, kind) not in ((b"RIFF", b"WAVE"), (b"RF64", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
             return 1.0
         long_claim = 0
         while len(header := file.read(8)) == 8:
             name, claimed = header[:4], int.from_bytes(header[4:], order)
             if name in (b"data", b"SSND"):
-                claimed = long_claim or claimed
-                there = os.fstat(file.fileno()).st_size - file.tell()
-                checkable = there and (long_claim or claimed < STREAMED_BYTES)
-                return there / max(claimed, there) if checkable else 1.0
+                return share(long_claim or claimed) if long_claim or claimed < STREAMED_BYTES else 1.0
             following = file.tell() + claimed + claimed % 2  # chunks begin at even places
             if name == b"ds64":  # sizes in 64 bits, for what exceeds 4 GB
                 long_claim = int.from_bytes(file.read(16)[8:], order)
             file.seek(following)
     return 1.0
+
+
+def _ends_inside_a_page(path: str | Path) -> bool:
+    """Whether an Ogg file ends before its last page does: libsndfile leaves such a page out without a word.
+
+    A last page without the flag for a stream's end is no sign of damage: Android's own writer never sets it.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        file.seek(-min(OGG_PAGE_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        page = b"".join(file.read().rpartition(b"OggS\0")[1:])
+    if len(page) < OGG_HEADER_BYTES:
+        return bool(page)
+    segments = page[OGG_HEADER_BYTES - 1]
+    whole = OGG_HEADER_BYTES + segments
+    return len(page) < whole + sum(page[OGG_HEADER_BYTES:whole])
 
 
 def _read_with_soundfile(file: soundfile.SoundFile, offset: float, duration: float | None) -> npt.NDArray[np.float32]:
