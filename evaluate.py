@@ -16,7 +16,7 @@ from rich.console import Console
 from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
 from whisper_min.scoring import budget, report, sweep
 from whisper_min.scoring.budget import Budget
@@ -88,7 +88,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     """Score every system on every set; prints the table on stdout and returns what --json writes."""
     spoken = language_code(options.language)
     if spoken is None:
-        raise InputError(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+        raise InputError(unknown_language(options.language))
     language = "en" if options.task == "translate" else spoken
     for path in filter(None, (options.json, options.hypotheses)):
         if not path.absolute().parent.is_dir():

@@ -27,7 +27,7 @@ from whisper_min import audio, config, runs
 from whisper_min.config import InputError
 from whisper_min.data import sources
 from whisper_min.data.examples import Example
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
 from whisper_min.scoring import decode, wer
 from whisper_min.training import card
@@ -94,7 +94,7 @@ def check(options: Options, engine: Any) -> None:
     if missing:
         faults.append(f"--to {options.to}: needs {' and '.join(missing)}; pip install 'whisper-min[{engine.EXTRA}]'")
     if options.language is not None and language_code(options.language) is None:
-        faults.append(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+        faults.append(unknown_language(options.language))
     if faults:
         raise InputError(faults)
 

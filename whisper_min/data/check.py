@@ -9,15 +9,11 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from whisper import ModelDimensions
 
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens, language_code, unknown_language
 from whisper_min.text import visible
-
-# large-v3's, whose tokens are those of every multilingual model and know every language.
-DIMS = ModelDimensions(128, 1500, 1280, 20, 32, 51866, 448, 1280, 20, 32)
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,13 @@ def main(argv: Sequence[str]) -> None:
     if not options.sources:
         raise InputError("check: names no set; give one, as in: python -m whisper_min.data check my/train.jsonl")
     if language_code(options.language) is None:
-        raise InputError(f"--language {options.language}: Whisper does not know it; give a code such as en, de or zh")
+        raise InputError(unknown_language(options.language))
     cfg = Config(data=options.sources, language=options.language, label_style=options.label_style)
     cfg = replace(cfg, data_dir=options.data_dir.expanduser())
     sets = sources.load_sets(cfg.data, "data", cfg.data_dir)
-    report = preflight.run([("data", each) for each in sets], cfg, Tokens(DIMS, cfg.language), Console(stderr=True))
+    report = preflight.run(
+        [("data", each) for each in sets], cfg, Tokens(EVERY_LANGUAGE, cfg.language), Console(stderr=True)
+    )
     out = Console()
     out.print(preflight.table(report))
     for note in report.notes:

@@ -20,7 +20,6 @@ import soundfile
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from whisper import ModelDimensions
 from whisper.audio import CHUNK_LENGTH, N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio, runs
@@ -28,11 +27,8 @@ from whisper_min.config import Config, InputError
 from whisper_min.data import shards, sources
 from whisper_min.data.batches import Clip, Window, fill_windows, timed
 from whisper_min.data.examples import AUDIO_SUFFIXES, Example, SpeechSet
-from whisper_min.data.tokens import Tokens
+from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens
 from whisper_min.text import join
-
-# What decides how long a joined text may be: every multilingual Whisper's vocabulary and text context.
-DIMENSIONS = ModelDimensions(80, 1500, 64, 1, 1, 51865, 448, 64, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ def _windows(examples: Iterable[Example], report: Callable[[str], None]) -> Iter
             recordings[id(example)] = waveform
             yield Clip(example, example.text, len(waveform))
 
-    for window in fill_windows(clips(), Tokens(DIMENSIONS)):
+    for window in fill_windows(clips(), Tokens(EVERY_LANGUAGE)):
         waveforms = [recordings.pop(id(clip.example)) for clip in window]
         seconds = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
         yield _packed(_flac(np.concatenate(waveforms)), ".flac", [clip.example for clip in window], seconds)

@@ -32,10 +32,19 @@ from whisper_min.text import NON_SPEECH
 IGNORED = -100
 
 
+# large-v3's, whose tokens are those of every multilingual model and know every language; the rest is of no matter.
+EVERY_LANGUAGE = ModelDimensions(128, 1500, 1280, 20, 32, 51866, 448, 1280, 20, 32)
+
+
 def language_code(language: str) -> str | None:
     """Whisper's code of a language given by code or name; None where Whisper does not know it."""
     language = language.lower()
     return language if language in LANGUAGES else TO_LANGUAGE_CODE.get(language)
+
+
+def unknown_language(language: str) -> str:
+    """The fault of a --language that has no code."""
+    return f"--language {language}: Whisper does not know it; give a code such as en, de or zh"
 
 
 @dataclass(frozen=True)

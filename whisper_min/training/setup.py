@@ -18,7 +18,7 @@ from whisper_min.config import Config, InputError
 from whisper_min.data import augment, batches, preflight, sources
 from whisper_min.data.batches import Batch, Order, Schedule, Window
 from whisper_min.data.stream import Stream
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
 from whisper_min.text import visible
 from whisper_min.training import batch_size, memory
@@ -88,7 +88,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
         device = choose_device(ranks.device(cfg.device))
         precision = choose_precision(cfg.precision, device)
     if language_code(cfg.language) is None:
-        faults.append(f"--language {cfg.language}: Whisper does not know it; give a code such as en, de or zh")
+        faults.append(unknown_language(cfg.language))
         cfg = replace(cfg, language="en")
     load, dims = _find_model(cfg, faults)
     # what cannot fit with the shortest context is said before anything is downloaded
