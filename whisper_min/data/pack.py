@@ -9,7 +9,6 @@ import os
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 import soundfile
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from whisper.audio import CHUNK_LENGTH, N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio, runs
@@ -27,6 +25,7 @@ from whisper_min.config import Config, InputError
 from whisper_min.data import shards, sources
 from whisper_min.data.batches import Clip, Window, fill_windows, timed
 from whisper_min.data.examples import AUDIO_SUFFIXES, Example, SpeechSet
+from whisper_min.data.progress import progress
 from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens
 from whisper_min.text import join
 
@@ -93,9 +92,9 @@ def pack(options: Options, console: Console) -> tuple[int, int, list[str]]:
         raise InputError(faults)
     examples = (example for speech in sets for example in _entries(speech, faults.append))
     total = None if any(speech.shards for speech in sets) else sum(len(speech.examples) for speech in sets)
-    with runs.writing(options.to) as beside, _progress(console, total) as advance:
+    with runs.writing(options.to) as beside, progress("packing", console) as bars:
         beside.mkdir()
-        counted = advance(examples)
+        counted = bars.track(examples, total=total)
         packed = _windows(counted, faults.append) if options.windows else _whole(counted, faults.append)
         entries = tars = 0
         for sample in packed:
@@ -214,18 +213,3 @@ def _flac(waveform: audio.Waveform) -> bytes:
     written = io.BytesIO()
     soundfile.write(written, waveform, SAMPLE_RATE, "PCM_16", format="FLAC")
     return written.getvalue()
-
-
-@contextmanager
-def _progress(console: Console, total: int | None) -> Iterator[Callable[[Iterable[Example]], Iterator[Example]]]:
-    """What lets examples through and moves a bar with each, where stderr is a terminal."""
-    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
-
-        def let_through(examples: Iterable[Example]) -> Iterator[Example]:
-            for example in examples:
-                yield example
-                progress.advance(bar)
-
-        yield let_through

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
@@ -31,6 +30,7 @@ from whisper_min.config import Config, timestamps_share
 from whisper_min.data import shards
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.normalizer import normalizer
+from whisper_min.data.progress import progress
 from whisper_min.data.tokens import Label, Tokens, language_code
 
 # Above so many hours only headers are read, and so many entries decoded.
@@ -294,9 +294,8 @@ def survey(
     how = [cfg.language, cfg.task, style, tokens.prefix, speech.has_text, speech.columns.text]
     known = {row["key"]: row for row in runs.read_jsonl(path) if "key" in row}
     found: list[ShardFacts] = []
-    columns = (TextColumn("reading shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        for name in progress.track(speech.shards):
+    with progress("reading shards", console) as bars:
+        for name in bars.track(speech.shards):
             key = f"{version} {how}" if (version := shards.version_key(name)) else ""
             with suppress(KeyError):  # not known, or written by another version
                 found.append(ShardFacts(**{each.name: known[key][each.name] for each in fields(ShardFacts)}))
@@ -542,18 +541,12 @@ def inspect_all(
         )
         to_decode = sorted(random.Random(cfg.seed).sample(to_decode, DECODED_SAMPLE))
     new = []
-    columns = (TextColumn("checking audio"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-        ThreadPoolExecutor() as pool,
-    ):
-        bar = progress.add_task("", total=len(to_decode))
+    with progress("checking audio", console) as bars, ThreadPoolExecutor() as pool:
         work = pool.map(inspect, [examples[index] for index in to_decode], [headers[index] for index in to_decode])
-        for index, facts in zip(to_decode, work, strict=True):
+        for index, facts in zip(to_decode, bars.track(work, total=len(to_decode)), strict=True):
             headers[index] = facts
             if keys[index] and facts.error is None:
                 new.append({"key": keys[index], **asdict(facts)})
-            progress.advance(bar)
     if new:
         try:
             cache_path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ import numpy as np
 import tyro
 from rich.bar import Bar
 from rich.console import Console, RenderableType
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from whisper.audio import CHUNK_LENGTH
@@ -27,6 +26,7 @@ from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.preflight import PLAUSIBLE_SPEED, Facts
+from whisper_min.data.progress import progress
 from whisper_min.ui import axes, picture
 from whisper_min.ui.diff import plain
 from whisper_min.ui.spectrogram import Clip
@@ -86,9 +86,9 @@ def main(argv: Sequence[str]) -> None:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if options.spectrograms:
         options.spectrograms.mkdir(parents=True, exist_ok=True)
-        progress = track(samples, "drawing", console=console, transient=True, disable=not console.is_terminal)
-        for number, (example, _) in enumerate(progress, start=1):
-            draw(example, options.spectrograms, f"{number:02}")
+        with progress("drawing", console) as bars:
+            for number, (example, _) in enumerate(bars.track(samples), start=1):
+                draw(example, options.spectrograms, f"{number:02}")
         what = f"{options.spectrograms}: {len(samples)} spectrograms, a .png and a .svg each"
         console.print(what, markup=False, highlight=False, soft_wrap=True)
 
