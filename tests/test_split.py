@@ -205,6 +205,23 @@ def test_check_says_what_a_training_would(
     assert "names no set" in capsys.readouterr().err
 
 
+def test_sources_are_named_as_they_were_given(
+    tmp_path: Path, make_set: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no --data here."""
+    good = make_set("good", ["Hello."] * 3, seconds=0.1)
+    for words, told in [
+        (("show", "demo:none"), "error: demo:none: the shipped speech has the splits "),
+        (("split", "demo:none", "--to", tmp_path / "x"), "error: demo:none: the shipped speech has the splits "),
+        (("check", "demo:none"), "error: demo:none: the shipped speech has the splits "),
+        (("check", "demo@0.1"), "error: demo@0.1: only --replay takes a share; "),
+        (("check", good, good), "error: 2 sets are called 'good' "),
+        (("show", ""), "error: '': names no set; "),
+    ]:
+        assert run(*words, *(() if words[0] == "show" else ("--data_dir", tmp_path))) == 2
+        assert capsys.readouterr().err.startswith(told)
+
+
 def test_commands_are_named_where_none_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out

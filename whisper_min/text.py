@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 STYLES = ("auto", "keep", "lower", "sentence", "original")
@@ -78,6 +79,11 @@ def join(texts: Sequence[str]) -> str:
     """The text of clips that follow each other: those in which nobody speaks add nothing to the words of others."""
     spoken = [text for text in texts if text != NON_SPEECH]
     return " ".join(spoken) if spoken or not texts else NON_SPEECH
+
+
+def repeated(words: Sequence[str]) -> list[str]:
+    """The words that are there more than once, in the order of the alphabet."""
+    return sorted(word for word, count in Counter(words).items() if count > 1)
 
 
 def visible(text: str) -> str:

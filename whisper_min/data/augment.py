@@ -25,6 +25,7 @@ from whisper_min.audio import Waveform
 from whisper_min.config import NO_AUGMENT, Config
 from whisper_min.data import channels
 from whisper_min.data.examples import AUDIO_SUFFIXES
+from whisper_min.text import repeated
 
 # Share of the clips that an effect is drawn for where none is given.
 DEFAULT_SHARE = 0.5
@@ -113,7 +114,7 @@ def check(cfg: Config) -> list[str]:
             except ValueError as error:
                 faults.append(f"--{option} {word}: {error}")
         names = [re.split("[=@]", word)[0] for word in words]
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        for name in repeated(names):
             faults.append(f"--{option}: {name} is there {names.count(name)} times; give it once, with a range")
     if cfg.replay_augment and not cfg.replay:
         faults.append("--replay_augment: acts on the --replay sets; give --replay SET")

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(unknown_language(options.language))
     cfg = Config(data=options.sources, language=options.language, label_style=options.label_style)
     cfg = replace(cfg, data_dir=options.data_dir.expanduser())
-    sets = sources.load_sets(cfg.data, "data", cfg.data_dir)
+    sets = sources.load_sets(cfg.data, "", cfg.data_dir)
     report = preflight.run(
         [("data", each) for each in sets], cfg, Tokens(EVERY_LANGUAGE, cfg.language), Console(stderr=True)
     )

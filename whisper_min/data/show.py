@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if faults:
         raise InputError(faults)
     cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
-    spec = sources.parse_spec(options.source, "data")
+    spec = sources.parse_spec(options.source, "")
     speech = sources.load_set(spec, cfg.data_dir)
     console, report = Console(stderr=True), preflight.Report()
     facts = preflight.inspect_all(speech.examples, cfg, console, report)

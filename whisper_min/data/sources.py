@@ -17,6 +17,7 @@ from whisper_min.config import REPLAY_SHARE, SET_OPTIONS, Config, InputError, is
 from whisper_min.data import hub, librispeech, parts, shards, subtitles
 from whisper_min.data.examples import AUDIO_COLUMNS, AUDIO_SUFFIXES, TEXT_COLUMNS, Columns, Example, SpeechSet
 from whisper_min.data.rows import read_row
+from whisper_min.text import repeated
 
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 DEMO_FOLDER = Path(__file__).parent.parent / "demo"
@@ -39,7 +40,12 @@ class Spec:
     """Of every step's clips; above 0 under --replay alone."""
 
     def __str__(self) -> str:
-        return (f"--{self.option} " if self.option else "") + self.source + (f":{self.split}" if self.split else "")
+        return said(self.option, self.source + (f":{self.split}" if self.split else ""))
+
+
+def said(option: str, word: str) -> str:
+    """A set as messages name it: with its option, where it was given to one."""
+    return f"--{option} {word}" if option else word
 
 
 def parse_spec(word: str, option: str) -> Spec:
@@ -49,8 +55,7 @@ def parse_spec(word: str, option: str) -> Spec:
     """
     rest, share = _parse_share(word, option)
     if not rest.rpartition("=")[2].strip():
-        said = f"--{option} {word!r}" if option else repr(word)
-        raise InputError(f"{said}: names no set; give a source, or . for this folder")
+        raise InputError(f"{said(option, repr(word))}: names no set; give a source, or . for this folder")
     name, equals, source = rest.partition("=")
     if not equals or "/" in name:
         name, source = "", rest
@@ -79,8 +84,8 @@ def _parse_share(word: str, option: str) -> tuple[str, float]:
     if option != "replay":
         if not is_path and 0 <= share < 1:
             raise InputError(
-                f"--{option} {word}: only --replay takes a share; leave @{last} out, or write a folder of that name as "
-                f"{word}/"
+                f"{said(option, word)}: only --replay takes a share; leave @{last} out, or write a folder of that name "
+                f"as {word}/"
             )
         return word, 0.0
     if is_path:
@@ -115,11 +120,11 @@ def load_sets(
             f"--{option}: the shares {' + '.join(f'{share:g}' for share in shares)} leave nothing of a step to --data; "
             f"make them add up to less than 1, as in SET@0.1 (a set without a share takes {REPLAY_SHARE})"
         )
-    names = [each.name for each in sets]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in repeated([each.name for each in sets]):
         sources = [each.source for each in sets if each.name == name]
         faults.append(
-            f"--{option}: {len(sources)} sets are called {name!r} ({' and '.join(sources)}); name them, as in "
+            (f"--{option}: " if option else "")
+            + f"{len(sources)} sets are called {name!r} ({' and '.join(sources)}); name them, as in "
             f"other={sources[-1]}"
         )
     if faults:
@@ -137,7 +142,7 @@ def of_training(cfg: Config) -> list[tuple[str, SpeechSet]]:
         except InputError as error:
             faults += error.faults
     names = [each.name for option in ("eval_data", "retain") for each in loaded.get(option, [])]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in repeated(names):
         faults.append(f"--eval_data and --retain both hold a set called {name!r}; name one of them, as in other=SOURCE")
     if faults:
         raise InputError(faults)

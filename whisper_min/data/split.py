@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     if faults := check(options, paths):
         raise InputError(faults)
     cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
-    [speech] = sources.load_sets([options.source], "data", cfg.data_dir)
+    speech = sources.load_set(sources.parse_spec(options.source, ""), cfg.data_dir)
     console, report = Console(stderr=True), preflight.Report()
     facts = preflight.inspect_all(speech.examples, cfg, console, report, decode_all=True)
     for example, its in zip(speech.examples, facts, strict=True):
