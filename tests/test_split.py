@@ -199,6 +199,12 @@ def test_check_says_what_a_training_would(
     assert run("check", good, long, *cache) == 2
     captured = capsys.readouterr()
     assert "31.0 s, but Whisper hears 30 s" in captured.err and "long" in captured.out
+    assert run("check", good, long, "--skip_bad", *cache) == 2, "nothing would be left of a set"
+    both = good.with_name("both.jsonl")
+    both.write_text(good.read_text() + json.dumps({"audio": str(long.parent / "0.wav"), "text": "Hello."}))
+    assert run("check", both, "--skip_bad", *cache) == 0
+    captured = capsys.readouterr()
+    assert f"left out: {both}, line 4: " in captured.out and "31.0 s, but Whisper hears 30 s" in captured.out
     assert run("check", good, "--language", "xx", *cache) == 2
     assert "--language xx: Whisper does not know it" in capsys.readouterr().err
     assert run("check", *cache) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,6 @@ from rich.console import Console
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
 from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens, language_code, unknown_language
-from whisper_min.text import visible
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class Options:
     """Language of the speech, a code or a name that Whisper knows."""
     label_style: Literal["auto", "keep", "lower", "sentence", "original"] = "auto"
     """How the references are to be written, as train.py takes it."""
+    skip_bad: bool = False
+    """Leave out entries with faults (listed), as a training with that option would."""
     data_dir: Path = Config.data_dir
     """Where downloaded sets and the preflight's results are kept."""
 
@@ -37,15 +38,17 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("check: names no set; give one, as in: python -m whisper_min.data check my/train.jsonl")
     if language_code(options.language) is None:
         raise InputError(unknown_language(options.language))
-    cfg = Config(data=options.sources, language=options.language, label_style=options.label_style)
-    cfg = replace(cfg, data_dir=options.data_dir.expanduser())
+    cfg = Config(
+        data=options.sources,
+        language=options.language,
+        label_style=options.label_style,
+        skip_bad=options.skip_bad,
+        data_dir=options.data_dir.expanduser(),
+    )
     sets = sources.load_sets(cfg.data, "", cfg.data_dir)
     report = preflight.run(
         [("data", each) for each in sets], cfg, Tokens(EVERY_LANGUAGE, cfg.language), Console(stderr=True)
     )
-    out = Console()
-    out.print(preflight.table(report))
-    for note in report.notes:
-        out.print(visible(f"note: {note}"), markup=False, highlight=False, soft_wrap=True)
+    preflight.show(report, Console())
     if report.faults:
         raise InputError(report.shown_faults())

@@ -640,6 +640,13 @@ def table(report: Report) -> Table:
     return made
 
 
+def show(report: Report, out: Console) -> None:
+    """Print the sets, what is worth knowing about them, and what was left out."""
+    out.print(table(report))
+    for line in [*(f"note: {note}" for note in report.notes), *(f"left out: {fault}" for fault in report.skipped)]:
+        out.print(text.visible(line), markup=False, highlight=False, soft_wrap=True)
+
+
 def batch_table(inputs: Sequence[int], targets: Sequence[int], tokens: Tokens, title: str) -> Table:
     """One row of a batch, token by token: what is read, what should be predicted, whether the loss counts it."""
     made = Table(title=Text(text.visible(title)), title_justify="left")

@@ -20,7 +20,6 @@ from whisper_min.data.batches import Batch, Order, Schedule, Window
 from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
-from whisper_min.text import visible
 from whisper_min.training import batch_size, memory
 from whisper_min.training.precision import choose_device, choose_precision
 from whisper_min.training.ranks import ALONE, Ranks
@@ -178,12 +177,8 @@ def _find_model(cfg: Config, faults: list[str]) -> tuple[Callable[[], tuple[Whis
 
 def show_check(prepared: Prepared, out: Console) -> None:
     """What `--check` prints: the sets, what is worth knowing, and one batch token by token."""
-    cfg, report = prepared.cfg, prepared.report
-    out.print(preflight.table(report))
-    for note in report.notes:
-        out.print(visible(f"note: {note}"), markup=False, highlight=False)
-    for fault in report.skipped:
-        out.print(visible(f"left out: {fault}"), markup=False, highlight=False)
+    cfg = prepared.cfg
+    preflight.show(prepared.report, out)
     _, windows = next(prepared.schedule.from_position(0, 0))
     batch = prepared.collate(windows)
     for row, window in enumerate(batch.windows):
