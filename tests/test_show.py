@@ -17,6 +17,7 @@ from conftest import babble
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from tars import recording, write_tar
 from test_picture import read_png
 
 from whisper_min.data import __main__ as commands
@@ -172,6 +173,19 @@ def test_other_sources_show_what_an_example_holds(
     found = json.loads(capsys.readouterr().out)
     assert found["columns"] == {"id": 3, "audio_filepath": 3, "text": 3, "offset": 1, "duration": 1, "segments": 1}
     assert found["duration"]["greatest"] == 2.0
+
+
+def test_what_is_wrong_with_a_tar_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar = write_tar(tmp_path / "a.tar", [
+        ("a.flac", recording(1.0)), ("a.txt", b"Hello."), ("b.txt", b"Nobody speaks."), ("c.txt", b"Cut."),
+    ])  # fmt: skip
+    tar.write_bytes(tar.read_bytes().rstrip(b"\0"))
+    assert run(tar, "--json", "--data_dir", tmp_path / "cache") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["entries"] == 1
+    nothing, damaged = found["unreadable"]
+    assert nothing["where"] == f"{tar}, key b" and nothing["error"].startswith("has no audio")
+    assert damaged["where"] == str(tar) and damaged["error"].startswith("damaged after ")
 
 
 def test_a_set_that_is_none_is_refused(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

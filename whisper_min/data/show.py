@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         show(found, Console())
-    for note in report.notes:
+    for note in [*speech.notes, *report.notes]:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if options.spectrograms:
         options.spectrograms.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,8 @@ def describe(
         "implausible": {"entries": len(strange), "below": low, "above": high,
                         "clips": [row(*pair) for pair in sorted(strange, key=lambda pair: -speed(*pair))]},
         "unreadable": [{"where": example.where, "error": its.error or "holds no samples"}
-                       for example, its in known if its.error is not None or its.seconds <= 0],
+                       for example, its in known if its.error is not None or its.seconds <= 0]
+                      + [dict(zip(("where", "error"), fault.split(": ", 1), strict=True)) for fault in speech.faults],
         "samples": [row(*pair) for pair in samples],
     }  # fmt: skip
 
