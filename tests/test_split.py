@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tars import write_tar
 
+from whisper_min import runs
 from whisper_min.config import InputError
 from whisper_min.data import __main__ as commands
 from whisper_min.data import parts, sources
@@ -120,6 +121,38 @@ def test_copies_of_a_recording_stay_together_and_durations_are_filled_in(
             assert all(each.duration == 0.5 and each.audio_filepath.is_file() for each in its)
     inside = json.loads((manifest.parent / "train.jsonl").read_text().splitlines()[0])
     assert not Path(inside["audio_filepath"]).is_absolute(), "files below the folder move with it"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_columns_that_nothing_reads_go_along(suffix: str, make_set: Callable[..., Path], tmp_path: Path) -> None:
+    manifest = make_set("mine", ["Hello."] * 6, seconds=0.5, speaker="", mark="5")
+    before = [json.loads(line) | {"mine": str(n)} for n, line in enumerate(manifest.read_text().splitlines())]
+    manifest = manifest.with_suffix(suffix)
+    table = [",".join(before[0]), *(",".join(map(str, row.values())) for row in before)]
+    manifest.write_text("\n".join(table if suffix == ".csv" else map(json.dumps, before)))
+    assert run("split", manifest, "--to", tmp_path / "set", "--data_dir", tmp_path / "cache") == 0
+    lines = [path.read_text().splitlines() for path in sorted((tmp_path / "set").iterdir())]
+    after = [json.loads(line) for its in lines for line in its]
+    assert sorted(row["mine"] for row in after) == list("012345")
+    for row in after:
+        assert Path(row["audio_filepath"]).name == before[int(row["mine"])]["audio_filepath"]
+        assert (row["text"], row["duration"], row["speaker"], row["mark"]) == ("Hello.", 0.5, "", "5")
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 1)])
+def test_what_stops_between_two_manifests_leaves_none(
+    error: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, count = runs.write_atomic, iter(range(9))
+
+    def stop(path: Path, content: str) -> None:
+        if next(count) == 1:
+            raise error
+        write(path, content)
+
+    monkeypatch.setattr(runs, "write_atomic", stop)
+    assert run("split", "demo:dev", "--to", tmp_path / "set", "--data_dir", tmp_path / "cache") == code
+    assert next(count) == 2 and list((tmp_path / "set").iterdir()) == []
 
 
 def test_subtitles_become_manifests_with_all_they_hold(tmp_path: Path) -> None:

@@ -298,13 +298,17 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
         yield where, row if isinstance(row, dict) else f"{where}: not a JSON object; write {{…}} a line"
 
 
+def manifest_rows(spec: Spec) -> dict[str, dict[str, Any]]:
+    """A manifest's rows with all their columns, by where they stand; none of other sources."""
+    path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
+    if path.suffix.lower() not in MANIFEST_SUFFIXES or spec.source.startswith(DOWNLOADED):
+        return {}
+    return {where: row for where, row in _rows(path, _read_text(path)) if isinstance(row, dict)}
+
+
 def columns(spec: Spec, speech: SpeechSet) -> dict[str, int]:
     """How many entries fill each column: of a manifest all that it has, of other sources what an example holds."""
-    path = DEMO_FOLDER / f"{spec.split or 'train'}.jsonl" if spec.source == "demo" else Path(spec.source).expanduser()
-    if path.suffix.lower() in MANIFEST_SUFFIXES and not spec.source.startswith(DOWNLOADED):
-        rows = [row for _, row in _rows(path, _read_text(path)) if isinstance(row, dict)]
-    else:
-        rows = [manifest_row(example, path) for example in speech.examples]
+    rows = manifest_rows(spec).values() or [manifest_row(each, Path(spec.source)) for each in speech.examples]
     filled: Counter[str] = Counter()
     for row in rows:
         filled.update({column: int(value not in (None, "", [])) for column, value in row.items()})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.text import Text
 from whisper_min import runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import parts, preflight, sources
-from whisper_min.data.examples import Example
+from whisper_min.data.examples import AUDIO_COLUMNS, Example
 from whisper_min.data.preflight import Facts
 from whisper_min.text import visible
 
@@ -47,7 +47,8 @@ def main(argv: Sequence[str]) -> None:
     if faults := check(options, paths):
         raise InputError(faults)
     cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
-    speech = sources.load_set(sources.parse_spec(options.source, ""), cfg.data_dir)
+    spec = sources.parse_spec(options.source, "")
+    speech = sources.load_set(spec, cfg.data_dir)
     console, report = Console(stderr=True), preflight.Report()
     facts = preflight.inspect_all(speech.examples, cfg, console, report, decode_all=True)
     for example, its in zip(speech.examples, facts, strict=True):
@@ -62,17 +63,15 @@ def main(argv: Sequence[str]) -> None:
     drawn = parts.divide(speech.examples, counts, options.seed, [its.digest for its in facts])
     known = {example.where: its for example, its in zip(speech.examples, facts, strict=True)}
     made = dict(zip(("train", *shares), drawn, strict=True))
-    options.to.mkdir(parents=True, exist_ok=True)
-    for name, path in paths.items():
-        rows = [
-            # what other programs ask for and an entry may lack
-            sources.manifest_row(
-                replace(each, duration=each.duration or round(known[each.where].seconds, 4)), path.parent
-            )
-            for each in made[name]
-        ]
-        runs.write_atomic(path, "".join(map(runs.to_json_line, rows)))
+    before = sources.manifest_rows(spec)
+    rows = {
+        path: [row(each, known[each.where], before.get(each.where, {}), options.to) for each in made[name]]
+        for name, path in paths.items()
+    }
+    write(rows)
     show(paths, made, known)
+    for note in [*speech.notes, *report.notes]:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def check(options: Options, paths: dict[str, Path]) -> list[str]:
@@ -88,6 +87,27 @@ def check(options: Options, paths: dict[str, Path]) -> list[str]:
         faults.append(f"--to {options.to}: is a file; give a folder")
     faults += [f"{path}: exists; remove it or give another folder" for path in paths.values() if path.exists()]
     return faults
+
+
+def row(example: Example, facts: Facts, before: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An entry's line in a manifest that lies in `folder`, with those columns of its line before that nothing reads."""
+    # other programs ask for a duration
+    duration = example.duration or round(facts.seconds, 4)
+    made = sources.manifest_row(replace(example, duration=duration), folder)
+    return made | {name: value for name, value in before.items() if name not in {*made, *AUDIO_COLUMNS}}
+
+
+def write(rows: dict[Path, list[dict[str, Any]]]) -> None:
+    """Write all manifests, or none of them: `check` has seen that none was there before."""
+    contents = {path: "".join(map(runs.to_json_line, its)) for path, its in rows.items()}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            runs.write_atomic(path, content)
+    except BaseException:
+        for path in contents:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def show(paths: dict[str, Path], made: dict[str, list[Example]], known: dict[str, Facts]) -> None:
