@@ -177,10 +177,16 @@ def test_noise_comes_from_the_folder_s_recordings(tmp_path: Path) -> None:
     silent = tmp_path / "silent"
     silent.mkdir()
     soundfile.write(silent / "0.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
-    assert augment.check(Config(augment=("noise",), noise=silent)) == []
+    soundfile.write(silent / "1.wav", np.zeros(40 * SAMPLE_RATE), SAMPLE_RATE)
+    cfg = Config(augment=("noise",), noise=silent)
+    assert augment.check(cfg) == [f"--noise {silent}: all its recordings are silent; give a folder of noise"]
     nothing = Augmentation(("noise@1",), 0, silent)
-    with pytest.raises(audio.AudioError, match=re.escape(f"{silent / '0.wav'}: is silent")):
+    with pytest.raises(audio.AudioError, match=re.escape(f"{silent}/") + r"[01]\.wav: is silent"):
         nothing.on_waveform(speech, nothing.draw("a", 0), N_SAMPLES)
+    late = np.zeros(40 * SAMPLE_RATE)
+    late[-1] = 0.1
+    soundfile.write(silent / "1.wav", late, SAMPLE_RATE)
+    assert augment.check(cfg) == [], "one sound is enough"
 
 
 def test_silence_in_a_noise_recording_is_passed_over(tmp_path: Path) -> None:

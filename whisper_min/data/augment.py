@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
-from whisper.audio import SAMPLE_RATE
+from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
 
 from whisper_min import audio
 from whisper_min.audio import Waveform
@@ -126,7 +126,10 @@ def check(cfg: Config) -> list[str]:
         elif not recordings(cfg.noise):
             faults.append(f"--noise {cfg.noise}: holds no recordings ({' '.join(AUDIO_SUFFIXES)})")
         else:
-            faults += [f"--noise {path}: {fault}" for path in recordings(cfg.noise) if (fault := _fault(path))]
+            unusable = [f"--noise {path}: {fault}" for path in recordings(cfg.noise) if (fault := _fault(path))]
+            if not unusable and not any(map(_sounds, recordings(cfg.noise))):
+                unusable.append(f"--noise {cfg.noise}: all its recordings are silent; give a folder of noise")
+            faults += unusable
     return faults
 
 
@@ -136,6 +139,15 @@ def _fault(path: Path) -> str | None:
         return None if audio.info(path).seconds > 0 else "holds no samples; remove it"
     except audio.AudioError as error:
         return f"{error}; convert it, or remove it"
+
+
+def _sounds(path: Path) -> bool:
+    """Whether anything can be heard in a recording, decoded a window at a time as far as the first sound."""
+    try:
+        starts = range(0, math.ceil(audio.info(path).seconds), CHUNK_LENGTH)
+        return any(audio.read(path, start, CHUNK_LENGTH).any() for start in starts)
+    except audio.AudioError:
+        return True  # its damage is said where it is met
 
 
 @functools.cache
