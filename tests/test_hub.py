@@ -402,6 +402,13 @@ def test_damaged_shards_and_sets_without_any(served: hub_server.Hub, tmp_path: P
     assert "changed at " in fault_of(lambda: load(tmp_path / "e"))
     served.files = {"train.csv": b"a,b"}
     assert "holds no parquet shards; download it" in fault_of(lambda: load(tmp_path / "c"))
+    other = [{"audio": row["audio"], "sentence": row["text"]} for row in rows([1])]
+    served.files = {"a-0-of-3.parquet": shard(rows([0])), "a-1-of-3.parquet": shard(other), "a-2-of-3.parquet": b""}
+    assert fault_of(lambda: load(tmp_path / "f")) == (
+        "--data hub:user/speech: a-0-of-3.parquet has a column 'text', a-1-of-3.parquet has none; name a column that "
+        "all shards have with --text_column, or give a manifest"
+    )
+    assert len(unpacked(tmp_path / "f")) == 1, "told before the rest is fetched and unpacked"
     served.files = {"a-0-of-2.parquet": shard(rows([0])), "a-1-of-2.parquet": shard([{"text": "Hello."}])}
     assert "a-1-of-2.parquet has no audio column 'audio'" in fault_of(lambda: load(tmp_path / "d"))
 

@@ -110,7 +110,7 @@ def fetch(where: str, source: str, split: str | None, data_dir: Path, columns: C
         runs.write_atomic(folder.parent / "listing.json", json.dumps(vars(listing), indent=1) + "\n")
     unpacked = folder / _folder_name(stored) / _folder_name(audio_column)
     if not (unpacked / "manifest.jsonl").exists():
-        _unpack(where, listing, shards, audio_column, unpacked)
+        _unpack(where, listing, shards, audio_column, text_column, unpacked)
     return Fetched(unpacked / "manifest.jsonl", Columns("audio_filepath", text_column), made)
 
 
@@ -294,7 +294,9 @@ def _text_columns(kinds: Mapping[str, str]) -> list[str]:
 # ---- From shards to files.
 
 
-def _unpack(where: str, listing: Listing, shards: Mapping[str, int], audio_column: str, folder: Path) -> None:
+def _unpack(
+    where: str, listing: Listing, shards: Mapping[str, int], audio_column: str, text_column: str, folder: Path
+) -> None:
     """Write the audio files, shard by shard, and the manifest last.
 
     A shard that is done leaves its rows in a file of its own; what an interrupted one left is written again under the
@@ -310,11 +312,18 @@ def _unpack(where: str, listing: Listing, shards: Mapping[str, int], audio_colum
         if (folder / "manifest.jsonl").exists():
             return
         print(f"{where}: fetching {len(shards)} shards, {sum(shards.values()) / 1e6:.1f} MB", file=sys.stderr)
+        have_text: dict[bool, str] = {}
         for (number, part), shard in zip(enumerate(parts), shards, strict=True):
             if not part.exists():
                 path = _download(where, listing, shard)
                 try:
                     file = _open(where, path, shard)
+                    have_text[text_column in column_kinds(file.schema_arrow)] = shard
+                    if len(have_text) > 1:
+                        raise InputError(
+                            f"{where}: {have_text[True]} has a column {text_column!r}, {have_text[False]} has none; "
+                            "name a column that all shards have with --text_column, or give a manifest"
+                        )
                     rows = list(_unpack_shard(where, file, shard, number, audio_column, folder))
                 except InputError:
                     for written in (folder / "audio").glob(f"{number:05d}-*"):
