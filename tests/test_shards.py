@@ -311,11 +311,15 @@ def test_a_remote_tar_is_on_the_disk_as_long_as_an_entry_of_it_is_known(served: 
     assert examples[0].where == f"{address}/a.tar, key 0" and examples[0].id == "a/0"
     copy = examples[0].audio_filepath
     assert copy.is_file() and len(examples[4].read()) == 8000
+    (folder / "a.tar").unlink()
+    examples += read(f"{address}/a.tar")[0]
+    assert {each.audio_filepath for each in examples} == {copy}, "it is not fetched again"
     del examples[1:]
     assert copy.is_file()
     examples.clear()
     gc.collect()
     assert not copy.exists()
+    assert damaged(f"{address}/a.tar")[0] == 0, "now it would be"  # type: ignore[arg-type]
 
 
 def test_a_remote_tar_that_is_not_there_says_so(served: tuple[Path, str]) -> None:  # noqa: F811

@@ -135,10 +135,16 @@ class Fetched:
         weakref.finalize(self, path.unlink, missing_ok=True)
 
 
+# Those on the disk at the moment.
+_fetched: weakref.WeakValueDictionary[str, Fetched] = weakref.WeakValueDictionary()
+
+
 def fetch(url: str) -> Fetched:
-    """Download a remote tar to a temporary file; ShardError where that fails."""
+    """A remote tar as a temporary file, downloaded unless it is there; ShardError where that fails."""
     import fsspec
 
+    if (there := _fetched.get(url)) is not None:
+        return there
     with tempfile.NamedTemporaryFile(prefix="whisper-min-", suffix=".tar", delete=False) as copy:
         fetched = Fetched(Path(copy.name))
         try:
@@ -146,6 +152,7 @@ def fetch(url: str) -> Fetched:
                 shutil.copyfileobj(remote, copy)
         except Exception as error:  # every driver has errors of its own
             raise ShardError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from None
+    _fetched[url] = fetched
     return fetched
 
 
