@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import io
 import json
+import re
+import sys
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -328,7 +330,11 @@ def test_a_remote_tar_that_is_not_there_says_so(served: tuple[Path, str]) -> Non
     assert count == 0 and told.startswith(f"{address}/none.tar: cannot be fetched (")
 
 
-def test_a_protocol_without_a_driver_is_refused_at_once() -> None:
+def test_a_protocol_without_a_driver_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fsspec")
-    with pytest.raises(InputError, match=r"whisper-min\[remote\]|knows no such"):
-        shards.check_there(["nowhere://bucket/a.tar"])
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError) as caught:
+        shards.check_there(["nowhere://bucket/a.tar", "s3://bucket/a.tar", "s3://bucket/b.tar"])
+    unknown, missing = caught.value.faults
+    assert unknown == "nowhere://: fsspec knows no such protocol; give https://, s3:// or a path"
+    assert re.fullmatch(r"s3://: fetching remote tars .*whisper-min\[remote\]', for s3:// also s3fs, .*", missing)
