@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import itemgetter
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -106,6 +107,34 @@ class ShardFacts:
     faults: list[str] = field(default_factory=list)
     damage: str | None = None
     """What makes the tar unreadable from some place on."""
+
+
+Cached = TypeVar("Cached", Facts, ShardFacts)
+
+
+class Cache(Generic[Cached]):
+    """What was found out about files, a line each; the empty key stands for what cannot be told apart."""
+
+    def __init__(self, path: Path, kind: type[Cached]) -> None:
+        self.path = path
+        self.kind: type[Cached] = kind
+        self.rows = {row.pop("key"): row for row in runs.read_jsonl(path) if "key" in row}
+
+    def known(self, key: str) -> Cached | None:
+        """What is known of a file; None where nothing is, or another version has written it."""
+        row = self.rows.get(key, {})
+        return self.kind(**row) if row.keys() == {each.name for each in fields(self.kind)} else None
+
+    def add(self, found: Sequence[tuple[str, Cached]], what: str) -> list[str]:
+        """Write down what was found out; returns a note where that cannot be."""
+        rows = [{"key": key, **asdict(its)} for key, its in found if key]
+        try:
+            if rows:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                runs.append_jsonl(self.path, rows)
+        except OSError as error:
+            return [f"{what} could not be cached in {self.path} ({error.strerror})"]
+        return []
 
 
 @dataclass(frozen=True)
@@ -290,22 +319,17 @@ def survey(
 
     Returns what they add up to and their faults.
     """
-    path = cfg.data_dir / "shards.jsonl"
+    cache = Cache(cfg.data_dir / "shards.jsonl", ShardFacts)
     how = [cfg.language, cfg.task, style, tokens.prefix, speech.has_text, speech.columns.text]
-    known = {row["key"]: row for row in runs.read_jsonl(path) if "key" in row}
     found: list[ShardFacts] = []
     with progress("reading shards", console) as bars:
         for name in bars.track(speech.shards):
             key = f"{version} {how}" if (version := shards.version_key(name)) else ""
-            with suppress(KeyError):  # not known, or written by another version
-                found.append(ShardFacts(**{each.name: known[key][each.name] for each in fields(ShardFacts)}))
-                continue
-            found.append(_survey_shard(name, speech, style, cfg, tokens))
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                runs.append_jsonl(path, [{"key": key, **asdict(found[-1])}] if key else [])
-            except OSError as error:
-                report.notes.append(f"what {name} holds could not be cached in {path} ({error.strerror})")
+            its = cache.known(key)
+            if its is None:
+                its = _survey_shard(name, speech, style, cfg, tokens)
+                report.notes += cache.add([(key, its)], f"what {name} holds")
+            found.append(its)
     damaged = [each.damage for each in found if each.damage is not None]
     return Totals(
         sum(each.entries for each in found),
@@ -524,14 +548,10 @@ def inspect_all(
 
     What could not be looked at is said in the report's notes.
     """
-    cache_path = cfg.data_dir / "preflight.jsonl"
-    cache = {row["key"]: row for row in runs.read_jsonl(cache_path) if "key" in row}
+    cache = Cache(cfg.data_dir / "preflight.jsonl", Facts)
     keys = [file_key(example) for example in examples]
-    known: list[Facts | None] = [_from_cache(cache.get(key)) for key in keys]
     info = functools.cache(audio.info)  # many entries may be parts of one recording, and not every format has a header
-    headers = [
-        facts if facts is not None else _header(example, info) for example, facts in zip(examples, known, strict=True)
-    ]
+    headers = [cache.known(key) or _header(example, info) for example, key in zip(examples, keys, strict=True)]
     hours = sum(facts.seconds for facts in headers) / 3600
     to_decode = [index for index, facts in enumerate(headers) if facts.error is None and not facts.decoded]
     if hours > DECODE_ALL_HOURS and len(to_decode) > DECODED_SAMPLE and not decode_all:
@@ -545,14 +565,9 @@ def inspect_all(
         work = pool.map(inspect, [examples[index] for index in to_decode], [headers[index] for index in to_decode])
         for index, facts in zip(to_decode, bars.track(work, total=len(to_decode)), strict=True):
             headers[index] = facts
-            if keys[index] and facts.error is None:
-                new.append({"key": keys[index], **asdict(facts)})
-    if new:
-        try:
-            cache_path.parent.mkdir(parents=True, exist_ok=True)
-            runs.append_jsonl(cache_path, new)
-        except OSError as error:
-            report.notes.append(f"the preflight's results could not be cached in {cache_path} ({error.strerror})")
+            if facts.error is None:
+                new.append((keys[index], facts))
+    report.notes += cache.add(new, "the preflight's results")
     return headers
 
 
@@ -566,15 +581,6 @@ def file_key(example: Example) -> str:
     place = [example.member.start] if example.member else []
     path = str(example.audio_filepath.resolve())
     return json.dumps([path, stat.st_size, stat.st_mtime_ns, example.offset, duration, *place])
-
-
-def _from_cache(row: dict[str, object] | None) -> Facts | None:
-    if row is None:
-        return None
-    try:
-        return Facts(**{key: value for key, value in row.items() if key != "key"})  # type: ignore[arg-type]
-    except TypeError:  # written by another version
-        return None
 
 
 def _header(example: Example, info: Callable[[Path], audio.AudioInfo]) -> Facts:
