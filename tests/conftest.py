@@ -21,6 +21,8 @@ import soundfile
 import torch
 from whisper import ModelDimensions, Whisper
 
+from whisper_min.config import InputError
+
 REPOSITORY = Path(__file__).parent.parent
 SPEECH = Path(os.environ.get("WHISPER_MIN_SPEECH", REPOSITORY.parent / "shared" / "data"))
 
@@ -92,6 +94,13 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
 def hash_of(*parts: object) -> int:
     """A seed from anything, the same in every process."""
     return zlib.crc32(repr(parts).encode())
+
+
+def faults_of(read: Callable[[], object]) -> list[str]:
+    """The faults that reading raises."""
+    with pytest.raises(InputError) as refused:
+        read()
+    return refused.value.faults
 
 
 def needs_weights() -> None:

@@ -63,7 +63,7 @@ def hollow_tar(path: Path, entries: int, seconds: float = 4.0, first: int = 0) -
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address at which a server has it."""
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("aiohttp", reason="fetching tars needs aiohttp: pip install -e '.[remote]'")
     folder = tmp_path / "served"
     folder.mkdir()
 

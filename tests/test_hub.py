@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import soundfile
-from conftest import REPOSITORY
+from conftest import REPOSITORY, faults_of
 from huggingface_hub import constants
 from rich.console import Console
 from whisper import ModelDimensions
@@ -90,9 +90,7 @@ def load(data_dir: Path, word: str = "hub:user/speech", option: str = "data", **
 
 
 def fault_of(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    [fault] = error.value.faults
+    [fault] = faults_of(call)
     return fault
 
 

@@ -331,7 +331,7 @@ def test_a_remote_tar_that_is_not_there_says_so(served: tuple[Path, str]) -> Non
 
 
 def test_a_protocol_without_a_driver_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fsspec")
+    pytest.importorskip("fsspec", reason="fetching tars needs fsspec: pip install -e '.[remote]'")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(InputError) as caught:
         shards.check_there(["nowhere://bucket/a.tar", "s3://bucket/a.tar", "s3://bucket/b.tar"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import babble
+from conftest import babble, faults_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,13 +29,6 @@ def write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-def faults_of(read: Callable[[], object]) -> list[str]:
-    """The faults that reading raises."""
-    with pytest.raises(InputError) as refused:
-        read()
-    return refused.value.faults
 
 
 # ---- Words of the command line.

@@ -5,27 +5,19 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import faults_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_min.config import InputError
 from whisper_min.data import sources, subtitles
 from whisper_min.data.examples import Example, Segment
 from whisper_min.data.subtitles import Cue, join, parse
-
-
-def faults_of(read: Callable[[], object]) -> list[str]:
-    """The faults that reading raises."""
-    with pytest.raises(InputError) as refused:
-        read()
-    return refused.value.faults
-
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
