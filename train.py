@@ -24,7 +24,7 @@ from whisper_min.config import InputError
 from whisper_min.data import batches, preflight
 from whisper_min.data.batches import Batch
 from whisper_min.model import lora
-from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
+from whisper_min.model.forward import compile_blocks, decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder, UnwrittenRun
 from whisper_min.scoring import sweep
@@ -94,6 +94,8 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
     )
     assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every
     parameters = choose_trainable(model, cfg)
+    if cfg.compile:
+        compile_blocks(model)
     if not ranks.is_main:
         torch.manual_seed(cfg.seed + ranks.rank)  # dropout differs from rank to rank
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)

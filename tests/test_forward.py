@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from torch import Tensor
 from whisper import Whisper
 from whisper.model import Linear
 
+from whisper_min.config import Config, InputError
 from whisper_min.data.tokens import IGNORED, Tokens
 from whisper_min.model import forward, lora
-from whisper_min.model.forward import decode, encode, linear, project, sum_cross_entropy
+from whisper_min.model.forward import check_compiler, compile_blocks, decode, encode, linear, project, sum_cross_entropy
+from whisper_min.training.optimizer import choose_trainable
 
 TEXTS = ["A short text.", "And one that is a good deal longer than the other, so that the short one is padded."]
 
@@ -293,3 +298,121 @@ def test_checkpointing_repeats_the_adapters_dropout() -> None:
         encode(model, mel, checkpointing).pow(2).sum().backward()
         gradients.append([its.lora_A.grad for name, its in lora.adapted_layers(model).items() if "encoder" in name])
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+# ---- Compiled.
+
+
+@pytest.fixture
+def graphs() -> Iterator[Callable[[], int]]:
+    """Tells how many graphs were made."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+def random_step(model: Whisper, clips: int, positions: int, tokens: int, checkpointing: bool = False) -> Tensor:
+    """A loss of noise and random tokens, and its gradients."""
+    rows = torch.randint(1000, (clips, tokens), generator=torch.Generator().manual_seed(tokens))
+    model.zero_grad(set_to_none=True)
+    features = encode(model, random_mel(model, 2 * positions, clips), checkpointing)
+    logits = project(model, decode(model, rows, features, checkpointing), torch.arange(rows.numel()))
+    loss = sum_cross_entropy(logits, rows) / rows.numel()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "full"},
+        {"method": "full", "checkpointing": True},
+        {"method": "full", "freeze_encoder": True},
+        {"method": "lora", "checkpointing": True},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_compiled_layers_compute_the_same(options: dict[str, Any], graphs: Callable[[], int]) -> None:
+    """Losses and gradients are the eager ones in fp32, and the state dict keeps its names."""
+    cfg = Config(**options)
+    model = random_whisper(layers=2)
+    choose_trainable(model, cfg)
+    for layer in lora.adapted_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    names, results = list(model.state_dict()), []
+    for _ in range(2):
+        loss = random_step(model, 2, 60, 7, cfg.checkpointing)
+        results.append([loss, *(p.grad for p in model.parameters() if p.requires_grad)])
+        compile_blocks(model, "aot_eager")  # torch's own kernels: no C++ compiler is asked for
+    assert graphs() >= 2
+    assert list(model.state_dict()) == names
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_graph_a_side_serves_every_length(precision: str, graphs: Callable[[], int]) -> None:
+    """No break (that would be an error), and no new graph for another text, context, batch or layer."""
+    model = random_whisper(layers=3)
+    compile_blocks(model, "aot_eager")
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for clips, positions, tokens in [(2, 60, 5), (2, 60, 6), (3, 350, 40), (2, 60, 448), (5, 20, 3)]:
+            random_step(model, clips, positions, tokens)
+    assert graphs() == 2
+
+
+def test_adapters_switched_off_make_a_bounded_number_of_graphs(graphs: Callable[[], int]) -> None:
+    """LoRA with KL: with and without adapters, a first layer without gradients and a single clip each make one more."""
+    model = random_whisper(layers=2)
+    lora.attach(model, lora.Adapters(4, 8.0, "all"))
+    compile_blocks(model, "aot_eager")
+    for clips, tokens in [(2, 5), (3, 20), (1, 5), (1, 11)]:
+        random_step(model, clips, 60, tokens)
+        rows = torch.zeros(clips, tokens, dtype=torch.int64)
+        with lora.adapters_off(model):
+            assert not decode(model, rows, encode(model, random_mel(model, 120, clips))).requires_grad
+    # torch._dynamo allows eight of a function: three kinds of gradients, and each for one clip and for several
+    assert graphs() <= 2 * 6
+
+
+def test_evaluation_stays_as_it_is(graphs: Callable[[], int]) -> None:
+    """Without gradients nothing is compiled: a score does not depend on --compile."""
+    model, mel = random_whisper(), random_mel(random_whisper(), frames=100)
+    with torch.no_grad():
+        before = encode(model, mel)
+        compile_blocks(model, "aot_eager")
+        assert torch.equal(before, encode(model, mel))
+    assert graphs() == 0
+
+
+def test_no_compiler_is_told_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option, what the compiler said, and the way out."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")}), pytest.raises(InputError) as caught:
+        check_compiler(torch.device("cpu"))
+    assert "--compile" in str(caught.value)
+    assert "/no/such/compiler" in str(caught.value)
+    assert "leave --compile out" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_inductor_computes_the_same(precision: str) -> None:
+    """What --compile really runs, where a C++ compiler is."""
+    try:
+        check_compiler(torch.device("cpu"))
+    except InputError as error:
+        pytest.skip(str(error))
+    torch._dynamo.reset()
+    model, results = random_whisper(layers=2), []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            losses = [random_step(model, 2, positions, tokens) for positions, tokens in [(60, 7), (350, 9)]]
+        results.append((torch.stack(losses), torch.cat([p.grad.flatten() for p in model.parameters()])))
+        compile_blocks(model)
+    (losses, gradient), (compiled_losses, compiled_gradient) = results
+    tolerance = 1e-4 if precision == "fp32" else 0.02
+    torch.testing.assert_close(compiled_losses, losses, rtol=tolerance, atol=0)
+    assert (compiled_gradient - gradient).norm() < tolerance * gradient.norm()

@@ -175,6 +175,8 @@ class Config:
     checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the layer again there: a third more work in far
     less memory."""
+    compile: bool = False
+    """Train through torch.compile, a graph for each kind of layer; needs a C++ compiler, and takes a while to start."""
 
     eval_every: int | None = None
     """Steps between evaluations. Without it: five evaluations in a run. The original is always evaluated first."""

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from whisper import Whisper
 from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
 
+from whisper_min.config import InputError
 from whisper_min.model.lora import LoRALinear
 
 # Attention weights of a layer, clips x heads x queries x keys, that training in bf16 on a CPU keeps: 256 MiB.
@@ -87,8 +88,35 @@ def decoder_block(block: ResidualAttentionBlock, x: Tensor, features: Tensor) ->
     return x + mlp(block, block.mlp_ln(x))
 
 
+def compile_blocks(model: Whisper, backend: str = "inductor") -> None:
+    """Have torch.compile make one graph of a layer of the encoder, and one of the decoder, for all layers alike.
+
+    Wherever gradients are enabled the model's layers run through them from then on; evaluation keeps its kernels, and
+    its results. A part that cannot be compiled is an error. Parameters and their names stay what they are.
+    """
+    for side, layer in ((model.encoder, encoder_block), (model.decoder, decoder_block)):
+        # dynamic: sizes are symbols, so that no new length of a text or a context compiles anew
+        compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+        for block in side.blocks:
+            block.compiled = compiled
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small for the device; InputError where that fails, for want of a C++ compiler for instance."""
+    try:
+        torch.compile(F.gelu, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as error:  # each backend and compiler fails in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"--compile: this torch ({torch.__version__}) cannot compile for {device} ({reason}); install a C++ "
+            "compiler (g++) and Python's headers, or leave --compile out"
+        ) from None
+
+
 def _run(layer: Callable[..., Tensor], checkpointing: bool, block: ResidualAttentionBlock, *inputs: Tensor) -> Tensor:
     """A block's output; under checkpointing (arXiv:1604.06174) nothing in it is kept for the backward pass."""
+    if torch.is_grad_enabled():
+        layer = getattr(block, "compiled", layer)
     if checkpointing and torch.is_grad_enabled():
         again: Tensor = checkpoint(layer, block, *inputs, use_reentrant=False)
         return again
@@ -133,9 +161,10 @@ def attend(attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causa
     single = q.shape[2] == 1
     # with gradients the weights (B, heads, T, S) are kept: only where they are small
     small = not torch.is_grad_enabled() or q[..., 0].numel() * k.shape[2] <= PLAIN_ATTENTION_WEIGHTS
-    if q.device.type == "cpu" and not causal and (single or (small and q.dtype == torch.bfloat16)):
+    plain = single or (small and q.dtype == torch.bfloat16)
+    if q.device.type == "cpu" and not causal and plain and not torch.compiler.is_compiling():
         # torch's flash kernel for CPUs works in blocks of queries: for one query, and in bf16, which it unpacks, plain
-        # products are faster
+        # products are faster. Compiled, each number of blocks would be another graph.
         with torch.autocast("cpu", enabled=False):
             blocks = (q * q.shape[-1] ** -0.5).split(QUERIES_PER_BLOCK, dim=2)
             attended = torch.cat([torch.softmax(block @ k.transpose(-1, -2), dim=-1) @ v for block in blocks], dim=2)
@@ -156,11 +185,11 @@ def linear(layer: Linear, x: Tensor) -> Tensor:
     that torch.compile emits. Layers of other classes run as they are.
     """
     by_onednn = (
-        type(layer) in (Linear, LoRALinear)
+        not torch.is_grad_enabled()
+        and type(layer) in (Linear, LoRALinear)
         and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
     if not by_onednn:

@@ -41,9 +41,16 @@ def run_record(
             "peak_flops": peak_flops(name, precision) if device.type == "cuda" else None,  # None: no perf/mfu
             "ranks": ranks.world_size,
             "threads": torch.get_num_threads(),
-            "deterministic": "bit for bit" if device.type == "cpu" else "up to CUDA kernels that add in any order",
+            "deterministic": _deterministic(cfg, device),
         },
     }
+
+
+def _deterministic(cfg: Config, device: torch.device) -> str:
+    """How far the same options give the same run."""
+    if device.type != "cpu":
+        return "up to CUDA kernels that add in any order"
+    return "up to what is compiled for the first batches' sizes" if cfg.compile else "bit for bit"
 
 
 def _version(package: str) -> str | None:

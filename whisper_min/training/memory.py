@@ -166,7 +166,7 @@ def activations(
     def plain(heads: int, queries: int) -> int:
         """Attention weights against the audio, where they are kept."""
         weights = heads * queries * a
-        small = cfg.clips_per_batch * weights <= PLAIN_ATTENTION_WEIGHTS
+        small = cfg.clips_per_batch * weights <= PLAIN_ATTENTION_WEIGHTS and not cfg.compile
         return e * weights * (device_type == "cpu" and precision == "bf16" and small)
 
     audio_layer = c * a * (8 + 8 * e + reads_audio * (e * attention + 5 * e * mlp)) + plain(dims.n_audio_head, a)

@@ -20,6 +20,7 @@ from whisper_min.data.batches import Batch, Order, Schedule, Window
 from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
+from whisper_min.model.forward import check_compiler
 from whisper_min.training import batch_size, memory
 from whisper_min.training.precision import choose_device, choose_precision
 from whisper_min.training.ranks import ALONE, Ranks
@@ -86,6 +87,8 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
     with collecting():
         device = choose_device(ranks.device(cfg.device))
         precision = choose_precision(cfg.precision, device)
+        if cfg.compile:
+            check_compiler(device)
     if language_code(cfg.language) is None:
         faults.append(unknown_language(cfg.language))
         cfg = replace(cfg, language="en")
