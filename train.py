@@ -24,6 +24,7 @@ from whisper_min.config import InputError
 from whisper_min.data import batches, preflight
 from whisper_min.data.batches import Batch
 from whisper_min.model import lora
+from whisper_min.model.bf16 import in_fp32
 from whisper_min.model.forward import compile_blocks, decode, encode, project, sum_cross_entropy
 from whisper_min.retain.original import Original
 from whisper_min.runs import RunFolder, UnwrittenRun
@@ -36,7 +37,7 @@ from whisper_min.training import card, checkpoint, flops, retention, setup, syst
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.micro_batches import MicroBatches, Totals
 from whisper_min.training.mirrors import Mirrors
-from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
+from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at, set_lr
 from whisper_min.training.precision import autocast, loss_scaler
 from whisper_min.training.ranks import ALONE, Ranks
 from whisper_min.training.reporter import Reporter
@@ -170,7 +171,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 due = state.step % cfg.eval_every == 0 or state.step == max_steps
                 if (due and state.evaluated != state.step) or steering.evaluation_wanted:
                     log.write(bar)
-                    with lora.merged(model):
+                    with in_fp32(model), lora.merged(model):
                         state.evaluation_done(evaluate(model, state.step), evaluate.over_budget)
                     steering.evaluation_wanted, steering.save_wanted = False, state.step > 0
                 save_due = cfg.save_every and state.step % cfg.save_every == 0 and state.saved != state.step
@@ -200,9 +201,8 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 ranks.sum_([means])
                 state.step_done(totals)
                 lr = lr_at(state.step, cfg.lr, cfg.warmup_steps, max_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                norm = clip_and_step(optimizer, scaler, parameters, cfg.grad_clip)
+                set_lr(optimizer, lr)
+                norm = clip_and_step(optimizer, scaler, parameters, cfg.grad_clip, state.step)
 
                 # Log; what the device computed is read a step later, and waiting for it belongs to the time of a step.
                 log.write(bar)

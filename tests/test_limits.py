@@ -88,11 +88,25 @@ def test_a_gpu_is_bound_by_its_data_sheet(monkeypatch: pytest.MonkeyPatch) -> No
     assert dims is not None
     ledger = memory.ledger(dims, cfg, "bf16", 480_000)
     operations = limits.count_operations(dims, cfg, 1500, 64)
-    trained = sum(memory.parameters(dims))
-    bounds = limits.limits(torch.device("cuda"), "bf16", operations, ledger, trained, cfg)
+    bounds = limits.limits(torch.device("cuda"), "bf16", operations, ledger, cfg)
     assert bounds["peak_source"] == "data sheet"
     assert bounds["samples_per_second"] == pytest.approx(989e12 / 8.12e12, rel=0.01)
     assert bounds["samples_per_second_memory"] > bounds["samples_per_second"]
+
+
+def test_a_lean_update_moves_16_bytes_a_parameter_where_40_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by hand: norm and clipping 3 times the gradient, the update 2 weights, 1 gradient and 4 moments."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    dims, moved = memory.official_dimensions("large-v3"), []
+    assert dims is not None
+    for lean in (False, True):
+        cfg = Options(model="large-v3", batch_size=1, lean=lean).config
+        ledger = memory.ledger(dims, cfg, "bf16", 480_000)
+        bounds = limits.limits(torch.device("cuda"), "bf16", limits.count_operations(dims, cfg, 1500, 64), ledger, cfg)
+        activations = ledger.encoder_activations + ledger.decoder_activations + ledger.logits
+        moved.append(bounds["bandwidth"] / bounds["samples_per_second_memory"] - 2 * activations)
+    trained = sum(memory.parameters(dims))
+    assert moved == [pytest.approx(40 * trained), pytest.approx(16 * trained, rel=0.01)]
 
 
 def test_tables_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from quick_model import small_whisper
+from quick_model import same_weights, small_whisper
 from torch import nn
 from whisper import ModelDimensions, Whisper
 
 from whisper_min.config import LEARNING_RATES, Config
+from whisper_min.model.forward import decode, project, sum_cross_entropy
+from whisper_min.training import checkpoint
 from whisper_min.training.memory import official_dimensions
-from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
+from whisper_min.training.optimizer import (
+    build_optimizer,
+    check_lean,
+    choose_trainable,
+    clip_and_step,
+    default_lr,
+    lr_at,
+    set_lr,
+)
 from whisper_min.training.precision import loss_scaler
 
 CFG = Config(lr=0.1, weight_decay=0.01)
@@ -218,3 +231,137 @@ def test_the_learning_rate_is_needed() -> None:
     """The loop resolves it from the size; an optimizer without one is a bug, not a default."""
     with pytest.raises(AssertionError, match="learning rate"):
         build_optimizer(small_whisper(), Config(lr=None))
+
+
+# ---- Lean: bf16 weights, 8-bit moments, stochastic rounding.
+
+LEAN = Config(method="full", lean=True, lr=1e-3)
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """torchao compiles its update, a minute for a few shapes; run as it is written it computes the same."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def lean() -> tuple[Whisper, torch.optim.Optimizer, list[nn.Parameter]]:
+    """A small model in bf16, its optimizer and its parameters."""
+    model = small_whisper()
+    parameters = choose_trainable(model, LEAN)
+    return model, build_optimizer(model, LEAN), parameters
+
+
+def lean_step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], step: int) -> torch.Tensor:
+    """One update with the gradients of that step."""
+    generator = torch.Generator().manual_seed(step)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+    return clip_and_step(optimizer, loss_scaler(CPU, "fp32"), parameters, 1.0, step)
+
+
+@pytest.mark.parametrize("stance", ["force_eager", pytest.param("default", marks=pytest.mark.slow)])
+def test_stochastic_rounding_is_unbiased(stance: str) -> None:
+    """Updates of a quarter of bf16's step: of N ones p N move, by a whole step; the mean is right within its error."""
+    count, step_of_bf16 = 1 << 16, 2.0**-8  # below 1
+    weight = nn.Linear(256, count // 256, bias=False)
+    optimizer = build_optimizer(weight.bfloat16(), LEAN)  # type: ignore[arg-type]
+    nn.init.ones_(weight.weight)
+    weight.weight.grad = torch.ones_like(weight.weight)
+    with torch.compiler.set_stance(stance):
+        clip_and_step(optimizer, loss_scaler(CPU, "fp32"), [weight.weight], 0.0)
+    moved = 1 - weight.weight.detach().double()
+    assert set(moved.unique().tolist()) == {0.0, step_of_bf16}
+    expected = LEAN.lr / (1 + 1e-6)  # Adam's first step is the rate times the gradient's sign
+    probability = expected / step_of_bf16
+    standard_error = step_of_bf16 * (probability * (1 - probability) / count) ** 0.5
+    assert abs(moved.mean().item() - expected) < 4 * standard_error
+    assert torch.tensor(1 - expected).bfloat16() == 1  # where to the nearest, nothing would ever move
+
+
+def test_weights_stay_bf16_and_moments_take_8_bits(uncompiled: None) -> None:
+    """LayerNorm and positions stay fp32, and vectors keep whole moments."""
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    model, optimizer, parameters = lean()
+    before = {name: (tensor.dtype, tensor.clone()) for name, tensor in model.state_dict().items()}
+    lean_step(optimizer, parameters, 1)
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == before[name][0] == (torch.bfloat16 if _multiplied(name) else torch.float32), name
+        trained = name != "encoder.positional_embedding"  # sinusoids
+        assert torch.equal(tensor, before[name][1]) != trained, name
+    for parameter, state in optimizer.state.items():
+        assert isinstance(state["exp_avg"], OptimState8bit) == (parameter.numel() >= 4096)
+
+
+def _multiplied(name: str) -> bool:
+    return "ln" not in name and "positional" not in name
+
+
+def test_lean_training_goes_on_to_the_bit_from_a_checkpoint(uncompiled: None, tmp_path: Path) -> None:
+    """Weights, moments and rounding; the random state of the process plays no part, so that ranks round alike."""
+    model, optimizer, parameters = lean()
+    for step in (1, 2):
+        lean_step(optimizer, parameters, step)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "trainer.pt")
+    resumed, its_optimizer, its_parameters = lean()
+    resumed.load_state_dict(state)
+    its_optimizer.load_state_dict(checkpoint.load_trainer(tmp_path)["optimizer"])
+    for each, its, seed in ((optimizer, parameters, 1), (its_optimizer, its_parameters, 2)):
+        torch.manual_seed(seed)
+        outside = torch.get_rng_state()
+        for step in (3, 4):
+            set_lr(each, 1e-3 * step)
+            lean_step(each, its, step)
+        assert torch.equal(outside, torch.get_rng_state())
+    assert same_weights(model, resumed)
+    assert not torch.equal(state["decoder.token_embedding.weight"], model.decoder.token_embedding.weight)
+
+
+def test_lean_training_learns_as_fp32_does(uncompiled: None) -> None:
+    """Random texts learnt by heart: the loss falls as far, within a tenth of the fall."""
+    rows = torch.randint(100, (4, 8), generator=torch.Generator().manual_seed(0))
+    features = torch.randn(4, 12, 64, generator=torch.Generator().manual_seed(1))
+    losses = []
+    for cfg in (replace(LEAN, lean=False), LEAN):
+        model = small_whisper()
+        parameters = choose_trainable(model, replace(cfg, freeze_encoder=True))
+        optimizer, curve = build_optimizer(model, cfg), []
+        for step in range(30):
+            logits = project(model, decode(model, rows, features), torch.arange(rows.numel()))
+            loss = sum_cross_entropy(logits, rows.roll(-1, 1).flatten()) / rows.numel()
+            loss.backward()
+            curve.append(loss.item())
+            clip_and_step(optimizer, loss_scaler(CPU, "fp32"), parameters, 1.0, step)
+        losses.append(curve)
+    (first, *_, last), (lean_first, *_, lean_last) = losses
+    assert last < first / 2
+    assert lean_first == pytest.approx(first, rel=0.01)
+    assert abs(lean_last - last) < 0.1 * (first - last)
+
+
+def test_a_lean_update_clips_and_skips(uncompiled: None) -> None:
+    """The norm is that of the gradients to bf16's rounding; a non-finite one changes nothing."""
+    model, optimizer, parameters = lean()
+    norm = lean_step(optimizer, parameters, 1)
+    assert norm.item() == pytest.approx(sum(p.numel() for p in parameters) ** 0.5, rel=0.02)
+    before = copy.deepcopy(model.state_dict())
+    moment = optimizer.state[parameters[2]]["exp_avg"].dequantize()
+    parameters[2].grad = torch.full_like(parameters[2], float("inf"))
+    assert not clip_and_step(optimizer, loss_scaler(CPU, "fp32"), parameters, 1.0, 2).isfinite()
+    assert parameters[2].grad is None
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    state = optimizer.state[parameters[2]]
+    assert state["step"] == 1
+    assert torch.equal(state["exp_avg"].dequantize(), moment)
+
+
+def test_lean_says_what_it_lacks(uncompiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra, a precision that goes; adapters need neither."""
+    assert check_lean(LEAN, "bf16", CPU) == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    fp16, missing = check_lean(LEAN, "fp16", CPU)
+    assert "--precision fp32" in fp16
+    assert "pip install 'whisper-min[lean]'" in missing
+    assert check_lean(replace(LEAN, method="lora"), "fp16", CPU) == check_lean(Config(), "fp16", CPU) == []

@@ -186,11 +186,12 @@ def test_the_runs_terms_need_what_they_act_on(
     workshop: Workshop, replay: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
 ) -> None:  # fmt: skip
     """Every fault at once, each with what to give instead; nothing is written."""
-    bad = ["--kl", "1", "--ewc", "1", "--self_label", "--confidence", "0.9", "--lora_rank", "0", "--kl_gate"]
+    bad = ["--kl", "1", "--ewc", "1", "--self_label", "--confidence", "0.9", "--lora_rank", "0", "--kl_gate", "--lean"]
     assert train.main(workshop.argv("bad", *bad)) == 2
     shown = capsys.readouterr().err
     for fix in ("give --replay SET, or --kl_on domain", "SET@0 to train on none", "--self_label: labels the --replay",
-                "--confidence: acts on --max_forgetting", "--lora_rank 0", "--kl_gate: acts on domain"):  # fmt: skip
+                "--confidence: acts on --max_forgetting", "--lora_rank 0", "--kl_gate: acts on domain",
+                "--ewc: asks how far weights moved, finer than --lean stores them"):  # fmt: skip
         assert fix in shown
     assert not (workshop.runs / "bad").exists()
     overlap = workshop.argv("overlap", "--replay", str(workshop.general))

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, m
 SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
 STEPS, LR, WARMUP = 6, 1e-3, 2
 FROZEN = ("--freeze_encoder", "--eval_every", "6")
+LEAN = ("--lean", "--compile", "--checkpointing", "--eval_every", "6")
 VARIED = ("--augment", "speed", "noise@0.7", "specaugment", "--eval_every", "6")
 
 
@@ -147,6 +148,8 @@ def listing(folder: Path) -> dict[str, str]:
 
 def equal_state(one: Any, other: Any) -> bool:
     """Deep equality of trainer states, tensors to the bit."""
+    if hasattr(one, "codes"):  # torchao's moments of 8 bits do not compare themselves
+        return torch.equal(one.codes, other.codes) and torch.equal(one.scale, other.scale)
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
@@ -575,6 +578,33 @@ def varied_finished(workshop: Workshop) -> Path:
     return workshop.train("varied-finished", *VARIED)
 
 
+@pytest.fixture(autouse=True)
+def _uncompiled() -> Iterator[None]:
+    """What would be compiled runs as it is written: compiling takes minutes, and has its own tests."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def lean_finished(workshop: Workshop) -> Path:
+    """The uninterrupted run in bf16."""
+    with torch.compiler.set_stance("force_eager"):
+        return workshop.train("lean-finished", *LEAN)
+
+
+def test_a_lean_checkpoint_is_bf16_and_learnt(lean_finished: Path, finished: Path) -> None:
+    """Half the bytes, opened in fp32 as every other; the first losses are fp32's but for bf16's rounding."""
+    path = runs.last_checkpoint(lean_finished) / checkpoint.MODEL_FILE
+    stored, _ = weights.read_safetensors(path)
+    assert stored["decoder.token_embedding.weight"].dtype == torch.bfloat16
+    model = weights_of(lean_finished, STEPS)
+    assert torch.equal(model.decoder.token_embedding.weight, stored["decoder.token_embedding.weight"].float())
+    lean, whole = (without_clocks(run)[1]["train/loss"] for run in (lean_finished, finished))
+    assert lean == pytest.approx(whole, rel=0.01)
+    curve = [its["train/loss"] for step, its in without_clocks(lean_finished).items() if step]
+    assert curve[-1] < curve[0]
+
+
 @pytest.mark.parametrize("change", ["text", "order", "recording", "nothing"])
 def test_a_run_is_not_resumed_on_other_data(
     workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
@@ -606,8 +636,9 @@ def test_a_run_is_not_resumed_on_other_data(
         ("evaluating", 3, ()),
         ("training", 4, FROZEN),
         ("training", 4, VARIED),
+        ("training", 4, LEAN),
     ],
-    ids=["second epoch", "first evaluation", "an evaluation", "frozen encoder", "augmented"],
+    ids=["second epoch", "first evaluation", "an evaluation", "frozen encoder", "augmented", "lean"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     workshop: Workshop, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, state: str, step: int,
@@ -630,7 +661,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     assert status(run)["state"] == "finished"
     assert {row["_attempt"] for row in rows_of(run)} == ({2} if step == 0 else {1, 2})
     uninterrupted = request.getfixturevalue(
-        {(): "finished", FROZEN: "frozen_finished", VARIED: "varied_finished"}[tuple(options)]
+        {(): "finished", FROZEN: "frozen_finished", VARIED: "varied_finished", LEAN: "lean_finished"}[tuple(options)]
     )
     assert_same_run(run, uninterrupted)
     best, expected = runs.best_checkpoint(run), runs.best_checkpoint(uninterrupted)

@@ -169,7 +169,8 @@ class Config:
     seed: int = 0
     """Seeds the order of the data and the held-out split."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the forward pass; weights stay fp32. `auto`: bf16 where the processor has it natively, fp16 on older CUDA."""
+    """Of the forward pass; weights stay fp32 (see --lean). `auto`: bf16 where the processor has it natively, fp16 on
+    older CUDA."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     checkpointing: bool = False
@@ -177,6 +178,9 @@ class Config:
     less memory."""
     compile: bool = False
     """Train through torch.compile, a graph for each kind of layer; needs a C++ compiler, and takes a while to start."""
+    lean: bool = False
+    """Weights in bf16: rounded stochastically where they train, with AdamW's moments in 8 bits (torchao; needs a C++
+    compiler). Adapters, and their moments, stay in fp32."""
 
     eval_every: int | None = None
     """Steps between evaluations. Without it: five evaluations in a run. The original is always evaluated first."""
@@ -439,6 +443,9 @@ def check_retention(cfg: Config) -> list[str]:
         faults.append("--kl: needs general speech to be taken on; give --replay SET, or --kl_on domain")
     if cfg.kl_gate and (not cfg.kl or cfg.kl_on == "replay"):
         faults.append("--kl_gate: acts on domain clips; give --kl and --kl_on domain or both")
+    for name in ("ewc", "l2sp"):
+        if cfg.lean and getattr(cfg, name):
+            faults.append(f"--{name}: asks how far weights moved, finer than --lean stores them; leave one of them out")
     if cfg.ewc and not cfg.replay:
         faults.append("--ewc: needs general speech to measure on; give --replay SET (SET@0 to train on none of it)")
     if cfg.self_label and not cfg.replay:

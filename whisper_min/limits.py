@@ -24,10 +24,6 @@ from whisper_min.model import weights
 from whisper_min.training import flops, memory
 from whisper_min.training.precision import choose_device, choose_precision
 
-# AdamW and clipping read and write a parameter's weight, gradient and moments this many times, 4 bytes each: the norm
-# reads the gradient, clipping reads and writes it, the update reads all four and writes three.
-_UPDATE_BYTES = 4 * 10
-
 
 @dataclass(frozen=True)
 class Options:
@@ -59,6 +55,8 @@ class Options:
     """Tokens of a label."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward pass."""
+    lean: bool = False
+    """Weights in bf16; what trains of them with moments of 8 bits."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: bool = False
@@ -127,7 +125,7 @@ def count(options: Options) -> dict[str, Any]:
         "parameters": {"encoder": encoder, "decoder": decoder, "trained": trained},
         "flops_per_sample": operations,
         "memory": {name: {**asdict(each), "total": each.total} for name, each in ledgers.items()},
-        "limits": limits(device, precision, operations, ledgers["plain"], trained, cfg) | {"free_bytes": free},
+        "limits": limits(device, precision, operations, ledgers["plain"], cfg) | {"free_bytes": free},
     }
 
 
@@ -148,18 +146,20 @@ def count_operations(dims: ModelDimensions, cfg: Config, positions: int, tokens:
 
 
 def limits(
-    device: torch.device, precision: str, operations: dict[str, int], ledger: memory.Ledger, trained: int, cfg: Config
+    device: torch.device, precision: str, operations: dict[str, int], ledger: memory.Ledger, cfg: Config
 ) -> dict[str, Any]:
     """Clips a second that arithmetic and memory allow, each alone and never slowed by the other.
 
     The peak is that of the data sheet where one is known, else a large product is timed. The memory moves at least
-    every activation twice (written, read), and once a step what the optimizer updates.
+    every activation twice (written, read), and once a step what clipping and AdamW touch: the norm reads the gradients,
+    clipping reads and writes them, the update reads them, and reads and writes weights (as many bytes) and moments.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     known, bandwidth = flops.peak_flops(name, precision), flops.bandwidth(name)
     peak = known or flops.measured_flops(device, precision)
     step = operations["step"] + operations.get("kl", 0)
-    moved = 2 * (ledger.encoder_activations + ledger.decoder_activations + ledger.logits) + _UPDATE_BYTES * trained
+    moved = 2 * (ledger.encoder_activations + ledger.decoder_activations + ledger.logits + ledger.moments)
+    moved += 6 * ledger.gradients
     return {
         "device": name,
         "peak_flops": peak,

@@ -101,15 +101,15 @@ def compile_blocks(model: Whisper, backend: str = "inductor") -> None:
             block.compiled = compiled
 
 
-def check_compiler(device: torch.device) -> None:
+def check_compiler(device: torch.device, option: str = "--compile") -> None:
     """Compile something small for the device; InputError where that fails, for want of a C++ compiler for instance."""
     try:
         torch.compile(F.gelu, fullgraph=True)(torch.ones(8, device=device))
     except Exception as error:  # each backend and compiler fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"--compile: this torch ({torch.__version__}) cannot compile for {device} ({reason}); install a C++ "
-            "compiler (g++) and Python's headers, or leave --compile out"
+            f"{option}: this torch ({torch.__version__}) cannot compile for {device} ({reason}); install a C++ "
+            f"compiler (g++) and Python's headers, or leave {option} out"
         ) from None
 
 

@@ -67,8 +67,9 @@ class LoRALinear(Linear):  # type: ignore[misc]  # whisper has no types
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
-        self.lora_A = nn.Parameter(layer.weight.new_empty(adapters.rank, layer.in_features))
-        self.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, adapters.rank))
+        # fp32, also beside weights in bf16
+        self.lora_A = nn.Parameter(layer.weight.new_empty(adapters.rank, layer.in_features, dtype=torch.float32))
+        self.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, adapters.rank, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.adapters, self.dropout, self.enabled = adapters, dropout, True
 

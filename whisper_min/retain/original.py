@@ -11,12 +11,13 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from whisper import Whisper
 
 from whisper_min.config import Config
 from whisper_min.data.batches import Batch, OnDevice
+from whisper_min.model.bf16 import to_bf16
 from whisper_min.model.forward import decode, encode
 from whisper_min.model.lora import adapted_layers, adapters_off
 
@@ -82,10 +83,8 @@ def token_kl(logits: Tensor, original: Tensor, temperature: float = 1.0) -> Tens
 
 
 def frozen_copy(model: Whisper, half: bool = False) -> Whisper:
-    """A copy that never trains; `half` stores what is multiplied in bf16 (LayerNorm computes in fp32 and stays)."""
+    """A copy that never trains; `half` stores it in bf16."""
     made = copy.deepcopy(model).requires_grad_(False)
     if half:
-        for module in made.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
-                module.bfloat16()
+        to_bf16(made)
     return made

@@ -54,6 +54,12 @@ def parameters(dims: ModelDimensions) -> tuple[int, int]:
     return encoder, decoder
 
 
+def parameters_in_fp32(dims: ModelDimensions) -> tuple[int, int]:
+    """(encoder, decoder) parameters that stay fp32 where weights are bf16: LayerNorms, and the decoder's positions."""
+    c, d = dims.n_audio_state, dims.n_text_state
+    return 2 * c * (2 * dims.n_audio_layer + 1), 2 * d * (3 * dims.n_text_layer + 1) + dims.n_text_ctx * d
+
+
 def adapter_parameters(dims: ModelDimensions, cfg: Config) -> int:
     """Parameters of the adapters that the options ask for: R (in + out) for every layer that gets one."""
     c, d, targets = dims.n_audio_state, dims.n_text_state, cfg.lora_targets
@@ -77,12 +83,12 @@ class Ledger:
     """Bytes that fine-tuning needs at its peak, by what they are for; the framework itself is not among them."""
 
     weights: int
-    """fp32, whatever the precision of the forward pass."""
+    """fp32, whatever the precision of the forward pass; under --lean bf16, and so are the gradients."""
     casts: int
     """The weights in the forward's precision, kept for the backward pass."""
     gradients: int
     moments: int
-    """AdamW's two."""
+    """AdamW's two, each fp32 or, under --lean, 8 bits."""
     original: int
     """The copy that the KL term asks; with adapters there is none."""
     anchors: int
@@ -129,14 +135,20 @@ def ledger(
     if cfg.checkpointing:  # a block's are made again with the block
         kept_casts = min(kept_casts, dims.n_vocab * dims.n_text_state + max(encoder_block, decoder_block))
     copies = cfg.method != "lora"
+    in_fp32 = parameters_in_fp32(dims)
+    weights = 2 * (encoder + decoder + sum(in_fp32)) if cfg.lean else 4 * (encoder + decoder)
+    gradients, moments = 4 * trained, 8 * trained
+    if cfg.lean and copies:
+        gradients = 2 * (trained + in_fp32[1] + (0 if cfg.freeze_encoder else in_fp32[0]))
+        moments = 2 * trained + 2 * 4 * trained // 256  # with a scale for each 256
     positions = context_samples // SAMPLES_PER_POSITION
     in_encoder, in_decoder = activations(dims, cfg, precision, positions, tokens, device_type)
     return Ledger(
-        weights=4 * (encoder + decoder),
-        casts=0 if precision == "fp32" else 2 * kept_casts,
-        gradients=4 * trained,
-        moments=8 * trained,
-        original=(2 if cfg.kl_storage == "bf16" else 4) * (encoder + decoder) * (bool(cfg.kl) and copies),
+        weights=weights,
+        casts=_element(precision) * kept_casts * (precision != ("bf16" if cfg.lean else "fp32")),
+        gradients=gradients,
+        moments=moments,
+        original=(2 if cfg.kl_storage == "bf16" or cfg.lean else 4) * (encoder + decoder) * (bool(cfg.kl) and copies),
         anchors=4 * anchored * ((cfg.ewc > 0) + (cfg.l2sp > 0)) * copies,
         fisher=4 * anchored * (cfg.ewc > 0),
         encoder_activations=cfg.clips_per_batch * in_encoder,
@@ -249,6 +261,8 @@ def what_would_fit(dims: ModelDimensions, cfg: Config, precision: str, device: t
         fixes.append("--checkpointing")
     if cfg.method != "lora" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
         fixes.append("--freeze_encoder")
+    if not (cfg.lean or cfg.ewc or cfg.l2sp) and fits(dims, lean=True):
+        fixes.append("--lean")
     if cfg.method != "lora" and fits(dims, method="lora", freeze_encoder=False):
         fixes.append("--method lora")
     official = {size: official_dimensions(size) for size in ("large-v3", "turbo", "medium", "small", "base", "tiny")}

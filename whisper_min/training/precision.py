@@ -1,4 +1,4 @@
-"""Mixed precision: which dtype the forward runs in, and the loss scale that fp16 needs. Weights stay fp32."""
+"""Mixed precision: which dtype the forward runs in, and the loss scale that fp16 needs. Weights keep their own."""
 
 from __future__ import annotations
 

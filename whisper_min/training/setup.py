@@ -22,6 +22,7 @@ from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
 from whisper_min.model.forward import check_compiler
 from whisper_min.training import batch_size, memory
+from whisper_min.training.optimizer import check_lean
 from whisper_min.training.precision import choose_device, choose_precision
 from whisper_min.training.ranks import ALONE, Ranks
 
@@ -89,6 +90,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
         precision = choose_precision(cfg.precision, device)
         if cfg.compile:
             check_compiler(device)
+        faults += check_lean(cfg, precision, device)
     if language_code(cfg.language) is None:
         faults.append(unknown_language(cfg.language))
         cfg = replace(cfg, language="en")
