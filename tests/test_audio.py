@@ -437,3 +437,21 @@ def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
     assert audio.info(path).seconds == 0.5 and len(audio.read(path)) == SAMPLE_RATE // 2
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(8_000, 1.0), (11_025, 1.0), (44_100, 1.0), (192_000, 1.0), (22_050, 0.0)]
+)
+def test_usual_rates_are_resampled_also_without_samples(rate: int, seconds: float, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", babble(seconds, rate), rate)
+    assert len(audio.read(tmp_path / "a.wav")) == round(seconds * 16_000)
+
+
+@pytest.mark.parametrize("rate", [11_127, 48_001, 2**31 - 1])
+def test_a_rate_whose_resampling_would_fill_the_memory_is_refused(rate: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16_000)
+    header = bytearray((tmp_path / "a.wav").read_bytes())
+    header[24:28] = rate.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(header)
+    with pytest.raises(audio.AudioError, match=f"has a sample rate of {rate} Hz"):
+        audio.read(tmp_path / "a.wav")

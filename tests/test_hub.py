@@ -206,6 +206,26 @@ def test_private_and_gated_sets_say_what_they_need(
     assert served.tokens_at_storage == [], "the token stays with the hub"
 
 
+def test_a_shard_that_is_not_the_hub_s_is_refused(served: hub_server.Hub, tmp_path: Path) -> None:
+    """Changed on its way, or on the disk since then."""
+    load(tmp_path / "first")
+    shard = next(path for path in Path(constants.HF_HUB_CACHE).rglob("*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.resolve().write_bytes(content)
+    told = fault_of(lambda: load(tmp_path / "second"))
+    assert "is not what the hub has (its SHA-256 is " in told and f"remove {shard.resolve()}" in told
+    shard.resolve().unlink()
+    check_whole(load(tmp_path / "second"))
+
+
+def test_http_is_for_this_machine_alone(
+    served: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://mirror.example")
+    assert "HF_ENDPOINT http://mirror.example would send data and tokens by http" in fault_of(lambda: load(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("status", "told"),
     [
@@ -506,3 +526,5 @@ def test_train_reads_a_hub_set_from_end_to_end(served: hub_server.Hub, tmp_path:
     assert served.troubles == [] and len(unpacked(tmp_path / "data")) == 12
     assert "2 of its 12 entries make up validation" in " ".join(done.stdout.split())
     assert (tmp_path / "home" / "hub" / "datasets--user--speech").is_dir()
+    assert "hf_secret" not in done.stdout + done.stderr
+    assert not any(b"hf_secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

@@ -344,6 +344,53 @@ def test_the_view_is_remembered(folder: Path, tmp_path: Path) -> None:
     drive(WhisperApp(folder, remember=kept), (120, 36), lambda pilot: pilot.pause())
 
 
+# ---- A stranger's run.
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e[red]"
+
+
+def poisoned(folder: Path) -> RunFolder:
+    """A run whose every text would steer the terminal: names, transcripts, log, configuration, status."""
+    run = make_run(folder, f"run{ESCAPES}", model=ESCAPES, method=ESCAPES, eval_data=[f"{ESCAPES}=dev.jsonl"])
+    rows = [{**row, "hypothesis": ESCAPES, "reference": ESCAPES, "set": ESCAPES, "id": ESCAPES + str(number),
+             "audio_filepath": f"/{ESCAPES}", "flags": [ESCAPES]}
+            for number, row in enumerate(read_jsonl(run.path / "samples.jsonl"))]  # fmt: skip
+    run.append("samples.jsonl", rows)
+    run.log_metrics(100, {f"eval/{ESCAPES}/wer": 0.3, ESCAPES: 1.0, f"eval/{ESCAPES}/loops": 3})
+    run.append("sweep.jsonl", [{"_step": 100, "alpha": 0.5, "set": ESCAPES, "wer": 0.1, "checkpoint": ESCAPES}])
+    run.log("system.jsonl", 100, {f"gpu/{ESCAPES}/use": 0.5})
+    with open(run.path / "train.log", "a") as log:
+        log.write(f"{ESCAPES} Traceback\n")
+    set_status(run, state="failed", exit_reason=ESCAPES, last_command=ESCAPES, host=ESCAPES)
+    return run
+
+
+def test_a_stranger_s_run_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    poisoned(tmp_path)
+    app = WhisperApp(tmp_path)
+
+    async def look(pilot: Any) -> None:
+        for tab in TABS:
+            await open_tab(pilot, tab)
+            await pilot.press("down", "enter")
+            await pilot.pause()
+            shown = seen(app)
+            assert all(line.isprintable() for line in shown.split("\n")), (tab, ascii(shown))
+            assert not set("\x1b\x07\x9b\u202e") & set(shown), tab
+            await pilot.press("escape")
+
+    drive(app, (120, 36), look)
+
+
+@pytest.mark.parametrize("words", [["--once"], ["--once", "--json"]])
+def test_a_stranger_s_run_is_listed_harmlessly(words: list[str], tmp_path: Path) -> None:
+    poisoned(tmp_path)
+    command = [sys.executable, str(REPOSITORY / "tui.py"), *words, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
+    assert "[red]" in done.stdout and (words == ["--once"] or json.loads(done.stdout)[0]["name"] == f"run{ESCAPES}")
+
+
 # ---- Log, configuration, alerts.
 
 

@@ -6,6 +6,7 @@ and `tui.py` import anything and nobody imports them:
 0  config.py   one frozen dataclass: the command line, config.json and the loop's argument
 0  runs.py     the run folder: metrics, samples, status, control
 0  text.py     label styles
+0  ffmpeg.py   how a file is handed to ffmpeg
 1  audio.py    file -> 16 kHz waveform -> log-mel
 1  ui/         the terminal app: runs read as they grow, and drawn; imports rank 0 alone, never torch
 2  data/       sources -> examples -> preflight -> tokens -> batches

@@ -6,6 +6,7 @@ Audio is padded as a waveform, with zeros, as Whisper's README does (its `transc
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ import torch
 from torch import Tensor
 from whisper.audio import CHUNK_LENGTH, HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE, mel_filters
 
+from whisper_min import ffmpeg
+
 Waveform = npt.NDArray[np.float32]
 
 # `--normalize` scales a clip's largest sample to this.
@@ -38,6 +41,8 @@ FRAMES_PER_POSITION = 2
 SAMPLES_PER_POSITION = HOP_LENGTH * FRAMES_PER_POSITION
 # Longest recording that is decoded, in seconds: a compressed file of a few MB can claim days of silence.
 MAX_SECONDS = 6 * 3600
+# Numbers that torchaudio's filter may hold: its length times its phases.
+LARGEST_FILTER = 2**24
 # libsndfile says about this many frames where a stream does not tell its length.
 UNKNOWN_FRAMES = 2**62
 # From here on a WAV's claim means a stream of unknown length: what sox, ffmpeg and others write into pipes.
@@ -115,6 +120,7 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
         samples, rate = _read_with_ffmpeg(path, offset, duration, because=error)
     else:
         with file:
+            _check_rate(file.samplerate)
             samples, rate = _read_with_soundfile(file, offset, duration), file.samplerate
         have = offset + len(samples) / rate
         if duration is None and (claimed := have / _share_of_samples(path)) > have + CUT_SECONDS:
@@ -122,10 +128,17 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
         if duration is None and _ends_inside_a_page(path):
             raise AudioError(f"ends after {have:.2f} s, inside a page of its Ogg stream: the file is cut short")
     waveform = samples.mean(axis=1, dtype=np.float32)
-    if rate != SAMPLE_RATE:
+    if rate != SAMPLE_RATE and len(waveform):
         resampled = torchaudio().functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE)
         waveform = resampled.numpy()
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def _check_rate(rate: int) -> None:
+    """AudioError for rates that share so little with 16 kHz that the filter between them would fill the memory."""
+    shared = math.gcd(rate, SAMPLE_RATE)
+    if rate // shared * (SAMPLE_RATE // shared) > LARGEST_FILTER:
+        raise AudioError(f"has a sample rate of {rate} Hz, from which it cannot be resampled; convert it to 16000 Hz")
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
@@ -134,6 +147,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     Without the Xing header libsndfile guesses the length of an MP3 from its first frame's bit rate, and with a variable
     one stops reading there, early or late; in a pipe there is nothing to guess from, and it reads to the end.
     """
+    if not os.path.isfile(path):  # a pipe or a device would be waited for, or never end
+        raise AudioError("is no plain file" if os.path.exists(path) else "does not exist")
     # soundfile encodes names itself, and cannot encode those that are not UTF-8
     file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path))
     if file.format != "MP3":
@@ -240,18 +255,14 @@ def _read_stream(file: soundfile.SoundFile, offset: float, duration: float | Non
 def _read_with_ffmpeg(
     path: str | Path, offset: float, duration: float | None, because: Exception
 ) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples (samples, 1) at 16 kHz from ffmpeg; no shell, and the path can never be read as an option or protocol."""
-    if not Path(path).is_file():
-        raise AudioError("does not exist") from None
+    """Samples (samples, 1) at 16 kHz from ffmpeg, without a shell."""
     if Path(path).stat().st_size == 0:
         raise AudioError("is empty (0 bytes)") from None
     executable = shutil.which("ffmpeg")
     if executable is None:
         raise AudioError(f"soundfile cannot decode it ({because}), and ffmpeg is not installed") from None
-    command = [executable, "-nostdin", "-v", "error", "-threads", "1", "-protocol_whitelist", "file"]
-    command += ["-ss", str(offset)] if offset else []
-    command += ["-t", str(MAX_SECONDS if duration is None else duration)]
-    command += ["-i", f"file:{Path(path).resolve()}", "-vn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]
+    seconds = MAX_SECONDS if duration is None else duration
+    command = [executable, *ffmpeg.arguments(Path(path), offset, seconds, SAMPLE_RATE, "s16le")]
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0 or not done.stdout:
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import math
 import re
+import reprlib
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from whisper_min import runs
 from whisper_min.text import visible
@@ -204,6 +206,8 @@ class Config:
     """Continue this run folder exactly where its last checkpoint stopped; other options come from its config.json."""
     check: bool = False
     """Preflight only: read every entry, report, show one batch token by token, write no run; exit 0 or 2."""
+    doctor: bool = False
+    """Report versions, devices, disks, caches, weights and programs, and what to do; nothing is trained."""
     demo: bool = False
     """tiny.en on speech shipped with the package: a throat microphone to learn, clean speech to keep."""
 
@@ -277,34 +281,68 @@ def merge_repeated(argv: Sequence[str], options: Sequence[str] = LIST_OPTIONS) -
 
 def load(run: Path) -> Config:
     """The Config that a run was started with, and `resume` set to it; InputError where the folder holds none."""
+    record = recorded(run)
+    return dataclasses.replace(
+        from_record(record, str(run / "config.json")), resume=run, run=run.name, runs_dir=run.parent
+    )
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """config.json as it stands: the options, and beside them what a run started from, such as its fingerprints.
+
+    InputError where there is none, or it is damaged.
+    """
     path = run / "config.json"
     try:
-        record = recorded(run)
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"--resume {run}: {path} does not exist; give a folder that train.py made, such as {Config.runs_dir}/NAME"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); the run cannot be resumed") from None
-    return dataclasses.replace(from_record(record, str(path)), resume=run, run=run.name, runs_dir=run.parent)
+    environment = record.get("environment", {}) if isinstance(record, dict) else None
+    if not (isinstance(environment, dict) and type(environment.get("ranks", 1)) is int):
+        raise InputError(f"{path}: not a JSON object as train.py writes it; the file is damaged")
+    return dict(record)
 
 
-def from_record(record: Any, where: str) -> Config:
-    """A Config from config.json's options; keys that this version does not know are left aside."""
-    values: dict[str, Any] = {}
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: not a JSON object; the file is damaged")
-    for field in dataclasses.fields(Config):
-        if field.name in record:
-            value = record[field.name]
-            if isinstance(field.default, tuple):
-                if not isinstance(value, list):
-                    raise InputError(f"{where}: {field.name!r} is not a list; the file is damaged")
-                value = tuple(value)
-            elif field.name in ("data_dir", "runs_dir", "resume", "noise") and value is not None:
-                value = Path(value)
-            values[field.name] = value
+def from_record(record: dict[str, Any], where: str) -> Config:
+    """A Config from config.json's options; keys that this version does not know are left aside.
+
+    InputError with every option whose value is not of its type: the file is damaged, or of a stranger.
+    """
+    kinds = get_type_hints(Config)
+    given = {field.name: record[field.name] for field in dataclasses.fields(Config) if field.name in record}
+    faults = [
+        f"{where}: {name!r} cannot be {reprlib.repr(value)}; the file is damaged"
+        for name, value in given.items()
+        if not _is_of(value, kinds[name])
+    ]
+    if faults:
+        raise InputError(faults)
+    values: dict[str, Any] = {
+        name: tuple(value)
+        if isinstance(value, list)
+        else Path(value)
+        if isinstance(value, str) and Path in (kinds[name], *get_args(kinds[name]))
+        else value
+        for name, value in given.items()
+    }
     return Config(**values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a JSON value can be an option of this type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_is_of(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if kind is float:
+        return type(value) is float or (type(value) is int and abs(value) < 2**53)
+    return type(value) is (str if kind is Path else kind)
 
 
 def is_tar(word: str) -> bool:
@@ -315,11 +353,6 @@ def is_tar(word: str) -> bool:
 def streams(cfg: Config) -> bool:
     """Whether --data holds tars, which a training goes through without ever holding all their entries."""
     return any(map(is_tar, cfg.data))
-
-
-def recorded(run: Path) -> Any:
-    """config.json as it stands: the options, and beside them what a run started from, such as its fingerprints."""
-    return json.loads((run / "config.json").read_text(encoding="utf-8"))
 
 
 def timestamps_share(cfg: Config) -> float:
@@ -494,7 +527,7 @@ def exit_code(work: Callable[[], object], *failures: type[Exception]) -> int:
     except InputError as error:
         return print_faults(error)
     except expected as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -21,6 +21,10 @@ from typing import Any
 
 COMMANDS = ("stop", "save", "eval", "pause", "resume")
 HEARTBEAT_SECONDS = 1.0
+# Of `control` that are read; nobody types so many commands.
+CONTROL_BYTES = 65536
+# Commands that are none and are said.
+UNKNOWN_SAID = 5
 
 
 def sync_folder(folder: Path) -> None:
@@ -175,6 +179,7 @@ class RunFolder:
         """Told of every `append`: the file's name, and its records as they were before they became JSON."""
         self._started = time.monotonic() - runtime_before
         self._last_beat = -math.inf
+        self._refused_control = False
         self.status: dict[str, Any] = {
             "state": "starting",
             "step": 0,
@@ -237,17 +242,24 @@ class RunFolder:
     def read_commands(self) -> list[str]:
         """Take the commands waiting in `control`, oldest first; the file is renamed away before it is read.
 
-        Lines that are no command are passed over and said on stderr.
+        Lines that are no command are passed over and said on stderr; so is, once, what is no plain file: a link or a
+        device would have other things read in its place.
         """
         control, taken = self.path / "control", self.path / f".control.{os.getpid()}"
+        if control.is_symlink() or not control.is_file():
+            if os.path.lexists(control) and not self._refused_control:
+                print(f"control: {control} is no plain file and is left alone; remove it", file=sys.stderr)
+                self._refused_control = True
+            return []
         try:
             os.replace(control, taken)
+            with open(taken, "rb") as file:
+                words = file.read(CONTROL_BYTES).decode("utf-8", "replace").split("\n")
         except FileNotFoundError:
             return []
-        words = taken.read_bytes()[:65536].decode("utf-8", "replace").split("\n")
         taken.unlink()
         commands = [word.strip() for word in words if word.strip()]
-        for unknown in sorted(set(commands) - set(COMMANDS)):
+        for unknown in sorted(set(commands) - set(COMMANDS))[:UNKNOWN_SAID]:
             print(f"control: unknown command {unknown[:80]!r}; known are {', '.join(COMMANDS)}", file=sys.stderr)
         return [command for command in commands if command in COMMANDS]
 

@@ -6,6 +6,7 @@ Upper-case, unpunctuated references teach Whisper to shout, and damage its words
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +16,15 @@ STYLES = ("auto", "keep", "lower", "sentence", "original")
 NON_SPEECH = "<|nospeech|>"
 # A set counts as upper-case, lower-case or unpunctuated when at least this share of its texts is.
 STYLE_SHARE = 0.9
+# Environment variables that hold tokens, and the fewest characters that are one.
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+SHORTEST_TOKEN = 8
+# The user and password of an address, and what signs it: group 1 stays. `$NAME` names a secret and is none.
+SECRET_IN_ADDRESS = re.compile(
+    r"(\w://)(?!\$\w+[:@])[^\s/?@]+(?=@)|"
+    r"([?&][\w.-]*(?:sig|token|secret|password|credential|key)[\w.-]*=)(?!\$\w)[^\s&'\")]+",
+    re.IGNORECASE,
+)
 
 _PRONOUN_I = re.compile(r"\bi\b(?!')|\bi(?='(m|ve|ll|d)\b)")
 _END_OF_SENTENCE = re.compile(r"([.!?]\s+)([a-zà-öø-ÿ])")
@@ -87,8 +97,16 @@ def repeated(words: Sequence[str]) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """A text as one line that cannot steer a terminal: what is not printable is written as its escape."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """A text as one line that cannot steer a terminal and tells no secret: what is not printable is its escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in redact(text))
+
+
+def redact(text: str) -> str:
+    """A text without the passwords and signatures of addresses, and without the tokens that the environment holds."""
+    for name in TOKEN_VARIABLES:
+        if len(token := os.environ.get(name, "")) >= SHORTEST_TOKEN:
+            text = text.replace(token, f"${name}")
+    return SECRET_IN_ADDRESS.sub(r"\1\2…", text)
 
 
 def cut_like(text: str, parts: Sequence[str]) -> list[str] | None:

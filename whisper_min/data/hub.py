@@ -13,11 +13,13 @@ shard where a connection was cut. How shards are laid out: https://huggingface.c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -25,6 +27,7 @@ from urllib.parse import quote
 
 from whisper_min import runs
 from whisper_min.config import InputError
+from whisper_min.data.addresses import is_private
 from whisper_min.data.disk import check_room, existing
 from whisper_min.data.examples import AUDIO_COLUMNS, AUDIO_SUFFIXES, KNOWN_COLUMNS, TEXT_COLUMNS, Columns
 
@@ -316,23 +319,13 @@ def _unpack(
         for (number, part), shard in zip(enumerate(parts), shards, strict=True):
             if not part.exists():
                 path = _download(where, listing, shard)
-                try:
-                    file = _open(where, path, shard)
-                    have_text[text_column in column_kinds(file.schema_arrow)] = shard
-                    if len(have_text) > 1:
-                        raise InputError(
-                            f"{where}: {have_text[True]} has a column {text_column!r}, {have_text[False]} has none; "
-                            "name a column that all shards have with --text_column, or give a manifest"
-                        )
-                    rows = list(_unpack_shard(where, file, shard, number, audio_column, folder))
-                except InputError:
-                    for written in (folder / "audio").glob(f"{number:05d}-*"):
-                        written.unlink()
-                    raise
-                except (OSError, ValueError) as error:
-                    if isinstance(error, OSError) and error.errno is not None:  # the disk's, not pyarrow's
-                        raise
-                    raise _damaged(where, shard, path, error) from None
+                have_text[text_column in column_kinds(_open(where, path, shard).schema_arrow)] = shard
+                if len(have_text) > 1:
+                    raise InputError(
+                        f"{where}: {have_text[True]} has a column {text_column!r}, {have_text[False]} has none; "
+                        "name a column that all shards have with --text_column, or give a manifest"
+                    )
+                rows = _unpack_shard(where, path, shard, number, audio_column, folder)
                 runs.write_atomic(part, "".join(map(runs.to_json_line, rows)))
         entries = "".join(part.read_text(encoding="utf-8") for part in parts)
         runs.write_atomic(folder / "manifest.jsonl", entries)
@@ -343,9 +336,23 @@ def _unpack(
 
 
 def _unpack_shard(
+    where: str, path: Path, shard: str, number: int, audio_column: str, folder: Path
+) -> list[dict[str, Any]]:
+    """Write one shard's audio files; the manifest's rows. InputError where it is damaged, and nothing is left of it."""
+    file = _open(where, path, shard)
+    try:
+        with _reading(where, path, shard):
+            return list(_write_rows(where, file, shard, number, audio_column, folder))
+    except InputError:
+        for written in (folder / "audio").glob(f"{number:05d}-*"):
+            written.unlink()
+        raise
+
+
+def _write_rows(
     where: str, file: Any, shard: str, number: int, audio_column: str, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Write one shard's audio files; yields the manifest's rows."""
+    """Write a shard's audio files one by one; yields the manifest's rows."""
     kinds = column_kinds(file.schema_arrow)
     if kinds.get(audio_column) != "audio":
         raise InputError(f"{where}: {shard} has no audio column {audio_column!r}, which the first shard has")
@@ -388,15 +395,24 @@ def _open(where: str, path: Path, shard: str) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"{where}: needs pyarrow; pip install 'whisper-min[hub]'") from None
-    try:
+    with _reading(where, path, shard):
         return pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
-    except pyarrow.ArrowInvalid as error:
-        raise _damaged(where, shard, path, error) from None
 
 
-def _damaged(where: str, shard: str, path: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0]
-    return InputError(f"{where}: {shard} is no parquet file, or damaged ({reason}); remove {path} and run again")
+@contextmanager
+def _reading(where: str, path: Path, shard: str) -> Iterator[None]:
+    """What pyarrow says of damaged bytes becomes an InputError; what the disk says stays."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (OSError, ValueError, ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{where}: {shard} is no parquet file, or damaged ({reason}); remove {path} and run again"
+        ) from None
 
 
 # ---- The hub.
@@ -411,10 +427,20 @@ def _library(where: str) -> Any:
 
 
 def _download(where: str, listing: Listing, shard: str) -> Path:
-    """A shard's path in huggingface_hub's cache, where whole shards stay."""
+    """A shard's path in huggingface_hub's cache, where whole shards stay; its checksum is the hub's."""
     download = _library(where).hf_hub_download
     keys = {"repo_type": "dataset", "revision": listing.commit}
-    return Path(_patiently(where, listing.dataset, lambda: download(listing.dataset, shard, **keys)))
+    path = Path(_patiently(where, listing.dataset, lambda: download(listing.dataset, shard, **keys)))
+    expected = path.resolve().name  # the cache names what it holds by its checksum, SHA-256 for large files
+    if re.fullmatch("[0-9a-f]{64}", expected):
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+        if digest.hexdigest() != expected:
+            reason = f"its SHA-256 is {digest.hexdigest()}, not {expected}"
+            raise InputError(f"{where}: {shard} is not what the hub has ({reason}); remove {path.resolve()}, run again")
+    return path
 
 
 def _check_room(where: str, listing: Listing, shards: Mapping[str, int], folder: Path) -> None:
@@ -437,7 +463,10 @@ def _patiently(where: str, dataset: str, call: Callable[[], T]) -> T:
 
     The library itself goes on after a cut connection and asks again in some places, but not in all.
     """
-    errors = _library(where).errors
+    errors, endpoint = _library(where).errors, _library(where).constants.ENDPOINT
+    if not is_private(endpoint):
+        fault = "would send data and tokens by http, which can be read and changed on its way; give it as https://"
+        raise InputError(f"{where}: HF_ENDPOINT {endpoint} {fault}")
     for wait in (*WAITS, None):
         try:
             return call()

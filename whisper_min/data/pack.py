@@ -27,7 +27,7 @@ from whisper_min.data.batches import Clip, Window, fill_windows, timed
 from whisper_min.data.examples import AUDIO_SUFFIXES, Example, SpeechSet
 from whisper_min.data.progress import progress
 from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens
-from whisper_min.text import join
+from whisper_min.text import join, visible
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data pack", use_underscores=True)
     entries, tars, left_out = pack(options, Console(stderr=True))
     for fault in left_out:
-        print(f"left out: {fault}", file=sys.stderr)
+        print(f"left out: {visible(fault)}", file=sys.stderr)
     told = f"{options.to}: {entries} entries in {tars} tars" + (f", {len(left_out)} left out" if left_out else "")
     print(told, file=sys.stderr)
 

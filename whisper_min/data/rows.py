@@ -10,6 +10,9 @@ from typing import Any
 
 from whisper_min.data.examples import AUDIO_COLUMNS, TEXT_COLUMNS, TIMESTAMP_SECONDS, Example, Segment
 
+# No recording is longer (31 years): beyond it times lose their milliseconds, and samples are no longer counted exactly.
+LONGEST_SECONDS = 1e9
+
 
 def read_row(
     path: Path,
@@ -101,6 +104,8 @@ def _seconds(row: dict[str, Any], column: str) -> float | None:
         value = float(row[column])
     except (TypeError, ValueError):
         raise ValueError(f"{column} {row[column]!r} is not a number of seconds") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{column} {row[column]} is not a number of seconds from 0 up")
+    except OverflowError:  # JSON has whole numbers of any length
+        value = math.inf
+    if not 0 <= value <= LONGEST_SECONDS:
+        raise ValueError(f"{column} {value:g} is not a number of seconds from 0 up to {LONGEST_SECONDS:g}")
     return value

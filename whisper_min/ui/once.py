@@ -35,7 +35,7 @@ def run(workspace: Workspace, filter_text: str, *, as_json: bool, export_to: Pat
             print(f"error: --export {export_to}: {error.strerror or error}; name a folder to write to", file=sys.stderr)
             return 2
     elif as_json:
-        json.dump([record(each) for each in runs], sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump([record(each) for each in runs], sys.stdout, indent=1, allow_nan=False)
         print()
     else:
         # a pipe has no width: a line is as long as it needs to be

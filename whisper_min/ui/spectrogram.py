@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from whisper_min import ffmpeg
 from whisper_min.ui.diff import plain
 
 Floats = npt.NDArray[np.float32]
@@ -150,15 +151,13 @@ def _decode(path: Path, source: Source) -> tuple[Floats, int, list[str]]:
 
 
 def _decode_with_ffmpeg(path: Path, offset: float, seconds: float, because: str) -> Floats:
-    """Samples (samples, 1) at 16 kHz of what soundfile cannot read; the path is never taken for an option."""
+    """Samples (samples, 1) at 16 kHz of what soundfile cannot read."""
     executable = shutil.which("ffmpeg")
     if not path.stat().st_size:
         raise ClipError(f"{path.name} is empty (0 bytes).")
     if executable is None:
         raise ClipError(f"{path.name} cannot be decoded ({because.rstrip('.')}), and ffmpeg is not installed.")
-    command = [executable, "-nostdin", "-v", "error", "-threads", "1", "-protocol_whitelist", "file"]
-    command += ["-ss", str(offset), "-t", str(seconds), "-i", f"file:{path.resolve()}"]
-    command += ["-vn", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+    command = [executable, *ffmpeg.arguments(path, offset, seconds, SAMPLE_RATE, "f32le")]
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=FFMPEG_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:

@@ -1,0 +1,48 @@
+"""Addresses that data is fetched from: over TLS, and with secrets named, not written.
+
+What is on a command line stands in `config.json`, in logs and in messages. So a password or a signature is written as
+`$NAME` there, and put in from the environment only when something is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from whisper_min.text import SECRET_IN_ADDRESS, redact
+
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def faults(address: str) -> list[str]:
+    """What keeps an address from being used, without its secrets; it may hold `$NAME`s."""
+    shown = redact(address)
+    missing = [name for name in _variables(address) if name not in os.environ]
+    found = [f"{shown}: the environment variable {name} is not set; export it" for name in missing]
+    if SECRET_IN_ADDRESS.search(address):
+        found.append(
+            f"{shown}: holds a secret, which config.json and logs would keep; put it into an environment variable, and "
+            "write $NAME in its place, in single quotes"
+        )
+    if not is_private(address):
+        found.append(f"{shown}: http:// can be read and changed on its way; give https://")
+    return found
+
+
+def is_private(address: str) -> bool:
+    """Whether nobody on the way can read or change what is fetched: not by http, but from this machine."""
+    parts = urlsplit(address)
+    return parts.scheme.lower() not in ("http", "ftp") or parts.hostname in THIS_MACHINE
+
+
+def without_secrets(text: str, address: str) -> str:
+    """A message about an address with the `$NAME`s in it again where their values stand."""
+    for name in _variables(address):
+        if value := os.environ.get(name):
+            text = text.replace(value, f"${name}")
+    return redact(text)
+
+
+def _variables(address: str) -> list[str]:
+    return re.findall(r"\$(\w+)", address)
