@@ -242,3 +242,10 @@ def test_a_manifest_holds_all_that_subtitles_hold(talk: Path, tmp_path: Path) ->
         assert [(each.audio_filepath.resolve(), each.segments, each.prompt, each.offset, each.duration, each.speaker)
                 for each in again] == [(each.audio_filepath.resolve(), each.segments, each.prompt, each.offset,
                 each.duration, each.speaker) for each in examples]  # fmt: skip
+
+
+def test_hours_of_any_length_are_no_time(tmp_path: Path) -> None:
+    """Found by tests/bench/fuzz.py: a number of 400 digits fits into no float."""
+    content = f"{'9' * 400}:00:01,000 --> 00:00:02,000\nHello.\n"
+    [fault] = faults_of(lambda: parse(tmp_path / "a.srt", content))
+    assert "line 1: " in fault and fault.endswith("is not 00:00:01.000 --> 00:00:02.500")

@@ -387,3 +387,13 @@ def test_config_is_what_train_writes() -> None:
     from whisper_min.config import Config
 
     assert config("x").keys() - {"environment"} <= {field.name for field in fields(Config)}
+
+
+def test_a_sample_without_what_an_earlier_one_left_out_is_read(tmp_path: Path) -> None:
+    """A null where the row before has no such key."""
+    run = make_run(tmp_path, "run")
+    run.append("samples.jsonl", [{"_step": 1, "id": "a", "set": "s"}, {"_step": 2, "id": "a", "set": "s", "x": None}])
+    view = RunView(run.path, "run")
+    view.refresh()
+    assert view.read(True, Deadline(60))
+    assert [row["_step"] for row in view.samples["s", "a"]] == [1, 2]

@@ -22,7 +22,7 @@ SUFFIXES = (".srt", ".vtt")
 # A pause of so many seconds between two cues ends a clip: nobody wrote down what is in it.
 PAUSE_SECONDS = 3.0
 
-_TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[.,](\d{3})"
+_TIME = r"(?:(\d{1,5}):)?([0-5]?\d):([0-5]?\d)[.,](\d{3})"
 # Behind the times WebVTT has a cue's settings, and SubRip may have coordinates.
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 # <i>, </i>, <c.loud>, <v Name>, <font color=red>, the times of single words, and SubRip's {\an8}; no other < is a tag.

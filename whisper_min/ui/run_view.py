@@ -167,7 +167,9 @@ class RunView:
             rows = self.samples.setdefault((str(row.get("set", "")), row["id"]), [])
             if rows:
                 # what does not change along a run is kept once
-                row = {key: rows[0][key] if rows[0].get(key) == value else value for key, value in row.items()}
+                row = {
+                    key: rows[0].get(key, value) if rows[0].get(key) == value else value for key, value in row.items()
+                }
             while rows and rows[-1]["_step"] >= row["_step"]:
                 rows.pop()  # a resumed run evaluates a step again
             rows.append(row)
