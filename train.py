@@ -33,7 +33,7 @@ from whisper_min.scoring.budget import Budget
 from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
-from whisper_min.training import card, checkpoint, flops, retention, setup, system
+from whisper_min.training import card, checkpoint, doctor, flops, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.micro_batches import MicroBatches, Totals
 from whisper_min.training.mirrors import Mirrors
@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         ranks = Ranks.start()
         reporter = Reporter(ranks.rank)
         cfg = ranks.on_main(lambda: config.resolve(config.parse(sys.argv[1:] if argv is None else argv)))
+        if cfg.doctor:
+            return doctor.show(cfg, reporter.stdout, ranks)
         prepared = setup.prepare(cfg, reporter.console, ranks)
         if faults := Budget.of(prepared.cfg).check(prepared.report.role("retain")):
             raise InputError(faults)

@@ -129,7 +129,7 @@ def test_the_record_is_json_and_gives_the_options_back(tmp_path: Path) -> None:
     assert environment["versions"]["torch"] == importlib.metadata.version("torch")
     assert environment["versions"]["openai-whisper"] == importlib.metadata.version("openai-whisper")
     assert (environment["device"], environment["precision"]) == ("cpu", "bf16")
-    assert environment["deterministic"] == "bit for bit"
+    assert (environment["deterministic"], environment["switches"]) == ("bit for bit", {})
     compiled = card.run_record(
         dataclasses.replace(cfg, compile=True), Origin("x", "x", "0", None), torch.device("cpu"), "bf16"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -19,7 +20,7 @@ from whisper_min.model.weights import Origin
 from whisper_min.training.flops import peak_flops
 from whisper_min.training.ranks import ALONE, Ranks
 
-_PACKAGES = ("torch", "openai-whisper", "torchaudio", "numpy", "soundfile", "jiwer", "safetensors")
+PACKAGES = ("torch", "openai-whisper", "torchaudio", "numpy", "soundfile", "jiwer", "safetensors")
 
 
 def run_record(
@@ -32,7 +33,7 @@ def run_record(
         "weights_fingerprint": origin.fingerprint,
         "weights_found": origin.found,
         "environment": {
-            "versions": {package: _version(package) for package in _PACKAGES},
+            "versions": {package: version(package) for package in PACKAGES},
             "python": platform.python_version(),
             "git_commit": _git_commit(),
             "device": str(device),
@@ -41,19 +42,39 @@ def run_record(
             "peak_flops": peak_flops(name, precision) if device.type == "cuda" else None,  # None: no perf/mfu
             "ranks": ranks.world_size,
             "threads": torch.get_num_threads(),
-            "deterministic": _deterministic(cfg, device),
+            "deterministic": deterministic(cfg, device),
+            "switches": switches(device),
         },
     }
 
 
-def _deterministic(cfg: Config, device: torch.device) -> str:
-    """How far the same options give the same run."""
+def deterministic(cfg: Config, device: torch.device) -> str:
+    """How far the same options, data and versions give the same run.
+
+    On CUDA the gradients of embeddings, convolutions and fused attention add by atomics
+    (https://docs.pytorch.org/docs/stable/notes/randomness.html).
+    """
     if device.type != "cpu":
         return "up to CUDA kernels that add in any order"
     return "up to what is compiled for the first batches' sizes" if cfg.compile else "bit for bit"
 
 
-def _version(package: str) -> str | None:
+def switches(device: torch.device) -> dict[str, Any]:
+    """Torch's switches that decide how far a run on CUDA can be repeated; other devices have none."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
