@@ -26,7 +26,7 @@ from whisper.audio import N_SAMPLES, SAMPLE_RATE
 import train
 from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
-from whisper_min.data import batches, preflight, sources, stream
+from whisper_min.data import batches, preflight, shards, sources, stream
 from whisper_min.data.batches import Window
 from whisper_min.data.examples import SpeechSet
 from whisper_min.data.preflight import CheckedSet, Facts, Report, Totals
@@ -61,7 +61,8 @@ def stream_of(paths: Sequence[Path], audio_context: str = "trim", **options: obj
 
 def epoch_of(order: Stream, epoch: int) -> list[list[Window]]:
     """One epoch's batches."""
-    found = itertools.takewhile(lambda item: item[0][0] == epoch, order.from_position(epoch, 0))
+    blocks = order.from_position(epoch * order.blocks, 0)
+    found = itertools.takewhile(lambda item: item[0][0] // order.blocks == epoch, blocks)
     return [windows for _, windows in found]
 
 
@@ -72,9 +73,12 @@ def ids(epoch: Sequence[Sequence[Window]]) -> list[str]:
 # ---- The order.
 
 
+@pytest.mark.parametrize("block", [stream.BLOCK, 100])
 @pytest.mark.parametrize("audio_context", CONTEXTS)
-def test_each_entry_is_in_an_epoch_once_in_batches_of_one_context(tars: list[Path], audio_context: str) -> None:
-    epoch = epoch_of(stream_of(tars, audio_context), 0)
+def test_each_entry_is_in_an_epoch_once_in_batches_of_one_context(
+    tars: list[Path], audio_context: str, block: int
+) -> None:
+    epoch = epoch_of(stream_of(tars, audio_context, block=block), 0)
     assert Counter(ids(epoch)).most_common(1)[0][1] == 1 and len(ids(epoch)) == ENTRIES
     for windows in epoch:
         assert len(windows) <= 8 and len({window.context for window in windows}) == 1
@@ -96,19 +100,39 @@ def test_epochs_and_seeds_differ_and_equal_ones_do_not(tars: list[Path]) -> None
 
 def test_shards_are_mixed(tars: list[Path]) -> None:
     order = ids(epoch_of(stream_of(tars, "full", buffer=100), 0))
-    shards = {identifier.partition("/")[0] for identifier in order[:50]}
-    assert len(shards) > 1 and order != sorted(order)
+    drawn_from = {identifier.partition("/")[0] for identifier in order[:50]}
+    assert len(drawn_from) > 1 and order != sorted(order)
 
 
+@pytest.mark.parametrize("block", [stream.BLOCK, 100])
 @pytest.mark.parametrize("audio_context", CONTEXTS)
 def test_from_any_position_on_the_rest_is_what_an_uninterrupted_order_had_left(
-    tars: list[Path], audio_context: str
+    tars: list[Path], audio_context: str, block: int
 ) -> None:
-    uninterrupted = list(itertools.islice(stream_of(tars, audio_context).from_position(0, 0), 60))
+    uninterrupted = list(itertools.islice(stream_of(tars, audio_context, block=block).from_position(0, 0), 60))
     for place in [0, 1, 7, 20, *random.Random(0).sample(range(20, 59), 4)]:
         position, _ = uninterrupted[place]
-        rest = stream_of(tars, audio_context).from_position(*position)
+        rest = stream_of(tars, audio_context, block=block).from_position(*position)
         assert list(itertools.islice(rest, 59 - place)) == uninterrupted[place + 1 :]
+
+
+def test_a_resume_reads_its_own_block_alone(tars: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far into an epoch: two tars of six."""
+    order, read = stream_of(tars, block=100), []
+    entries = shards.entries
+    monkeypatch.setattr(shards, "entries", lambda shard, *rest: read.append(shard) or entries(shard, *rest))
+    assert order.blocks == 3
+    list(itertools.takewhile(lambda item: item[0][0] == 5, order.from_position(5, 10)))
+    before, of_block = ([shard for _, shard in order.parts_of(block)] for block in (4, 5))
+    assert read[:2] == of_block and len(of_block) == 2 and not {*before} & {*of_block}
+
+
+def test_a_block_of_damaged_tars_is_passed_over(tmp_path: Path) -> None:
+    paths = [hollow_tar(tmp_path / f"{index}.tar", 20, first=20 * index) for index in range(3)]
+    paths[1].write_bytes(b"no tar")
+    cfg = Config(batch_size=8, skip_bad=True)
+    order = Stream([streamed(paths, entries=60)], cfg, TOKENS, buffer=40, block=20)
+    assert order.blocks == 3 and len(ids(epoch_of(order, 0))) == len(ids(epoch_of(order, 1))) == 40
 
 
 def test_resuming_decodes_nothing(tars: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace) -> common.Result:
     started = time.perf_counter()
     memory, seen, positions, every = [], 0, [], max(1, args.entries // 10)
     for position, windows in stream.from_position(0, 0):
-        if position[0]:
+        if position[0] == stream.blocks:
             break
         seen += sum(len(window.examples) for window in windows)
         positions.append((position, seen))
@@ -117,8 +117,9 @@ def measure(args: argparse.Namespace) -> common.Result:
     assert seen == args.entries, f"{seen} of {args.entries} entries in an epoch"
     found |= {"rate": seen / (time.perf_counter() - started), "memory": memory}
 
-    middle, _ = positions[len(positions) // 2]
-    expected = itertools.islice(stream.from_position(0, 0), middle[1], middle[1] + 500)
+    half = len(positions) // 2
+    middle, _ = positions[half]
+    expected = itertools.islice(stream.from_position(0, 0), half + 1, half + 501)
     started = time.perf_counter()
     resumed = stream.from_position(*middle)
     first = next(resumed)

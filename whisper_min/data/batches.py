@@ -295,7 +295,7 @@ class Replay:
         return batches
 
 
-# Where a run stands in its data: epoch, batch of the epoch, and clips of the domain so far.
+# Where a run stands in its data: epoch (of a stream the block), batch of it, and clips of the domain so far.
 Position = tuple[int, int, int]
 
 

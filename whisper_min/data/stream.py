@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 # Entries (no audio) that wait in the shuffle buffer, about 1 kB each.
 BUFFER = 10_000
+# Entries of a block, about: what a resume reads again at most, in a few seconds.
+BLOCK = 30_000
 # What is added to a length told by a .json before clips are joined to 30 s: people write two decimals.
 ROUNDING_SECONDS = 0.01
 
@@ -30,8 +32,9 @@ ROUNDING_SECONDS = 0.01
 class Stream:
     """The order of streamed training data: a function of seed and epoch alone, so that a position is two numbers.
 
-    In an epoch the shards come in a shuffled order; their entries pass a shuffle buffer and gather by
-    context length, or fill windows under `pack`, and every full batch goes out. At the end what is left is flushed.
+    In an epoch the shards come in a shuffled order, and some of them at a time are a block: their entries pass a shuffle
+    buffer and gather by context length, or fill windows under `pack`, and every full batch goes out. At the block's end
+    what is left is flushed, so that a resume begins with its block, however long the epoch is.
     Resuming replays the order: headers and transcripts are read again, and no audio is decoded. That is so where the
     entries tell their `duration`, as `python -m whisper_min.data pack` writes it; for others a length is read from the
     recording's own header each time (about 0.3 ms, though not under `full`).
@@ -42,10 +45,17 @@ class Stream:
         those of --data; one that holds its entries counts as one more shard
     buffer : int
         entries that are shuffled together
+    block : int
+        entries that a resume may have to read again, about: a block holds whole parts
     """
 
-    def __init__(self, sets: Sequence[CheckedSet], cfg: Config, tokens: Tokens, buffer: int = BUFFER) -> None:
+    def __init__(
+        self, sets: Sequence[CheckedSet], cfg: Config, tokens: Tokens, buffer: int = BUFFER, block: int = BLOCK
+    ) -> None:
         self.sets, self.cfg, self.tokens, self.buffer = sets, cfg, tokens, buffer
+        self.parts = [(checked, shard) for checked in sets for shard in checked.speech.shards or [None]]
+        self.block_parts = max(1, block * len(self.parts) // max(1, sum(checked.entries for checked in sets)))
+        self.blocks = math.ceil(len(self.parts) / self.block_parts)
         self._said = {fault for each in sets for fault in each.speech.skipped}
 
     def steps_per_epoch(self, accumulate: int) -> int:
@@ -65,25 +75,27 @@ class Stream:
                 windows += entries
         return max(1, math.ceil(windows / self.cfg.clips_per_batch / accumulate))
 
-    def from_position(self, epoch: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
-        """Endless batches from a position on, each with the position that follows it.
+    def from_position(self, block: int, batch: int) -> Iterator[tuple[tuple[int, int], list[Window]]]:
+        """Endless batches from a position on, each with the position that follows it; blocks are counted over epochs.
 
         Raises audio.AudioError where a shard cannot be read any more, or holds what the preflight would have refused.
         """
-        while True:
+        empty = 0
+        while empty < self.blocks:
             index = -1
-            for index, windows in enumerate(self._batches(epoch)):
+            for index, windows in enumerate(self._batches(block)):
                 if index >= batch:
-                    yield (epoch, index + 1), windows
-            if index < 0:
-                raise audio.AudioError("--data: not one entry of the shards can be used any more")
-            epoch, batch = epoch + 1, 0
+                    yield (block, index + 1), windows
+            empty = empty + 1 if index < 0 else 0
+            block, batch = block + 1, 0
+        raise audio.AudioError("--data: not one entry of the shards can be used any more")
 
-    def _batches(self, epoch: int) -> Iterator[list[Window]]:
-        """The batches of one epoch. One more is held back of each context, to share with what is left at the end."""
+    def _batches(self, block: int) -> Iterator[list[Window]]:
+        """The batches of one block. One more is held back of each context, to share with what is left at the end."""
         size = self.cfg.clips_per_batch
         waiting: defaultdict[int, list[Window]] = defaultdict(list)
-        for window in make_windows(self._clips(epoch), self.cfg.audio_context, self.tokens, visit=epoch):
+        visit = block // self.blocks
+        for window in make_windows(self._clips(block), self.cfg.audio_context, self.tokens, visit=visit):
             same = waiting[window.context]
             same.append(window)
             if len(same) == 2 * size:
@@ -92,14 +104,19 @@ class Stream:
         for context in sorted(waiting):
             yield from split_evenly(waiting[context], size)
 
-    def _clips(self, epoch: int) -> Iterator[Clip]:
-        """One epoch's clips, shuffled, each with its label and length."""
-        generator = random.Random(f"{self.cfg.seed} {epoch}")
-        parts = [(checked, shard) for checked in self.sets for shard in checked.speech.shards or [None]]
-        generator.shuffle(parts)
-        read = (clip for checked, shard in parts for clip in self._read(checked, shard, generator))
+    def _clips(self, block: int) -> Iterator[Clip]:
+        """One block's clips, shuffled, each with its label and length."""
+        generator = random.Random(f"{self.cfg.seed} block {block}")
+        read = (clip for checked, shard in self.parts_of(block) for clip in self._read(checked, shard, generator))
         for example, label, seconds in shuffled(read, self.buffer, generator):
             yield Clip(example, label, self._samples(example, seconds))
+
+    def parts_of(self, block: int) -> list[tuple[CheckedSet, str | None]]:
+        """What a block reads, in order: (set, tar), or (set, None) for all of a set that is no stream."""
+        epoch, index = divmod(block, self.blocks)
+        order = list(self.parts)
+        random.Random(f"{self.cfg.seed} {epoch}").shuffle(order)
+        return split_evenly(order, self.block_parts)[index]
 
     def _read(
         self, checked: CheckedSet, shard: str | None, generator: random.Random
