@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
     """One run, from its weights to its last checkpoint."""
     cfg, device, precision = prepared.cfg, prepared.device, prepared.precision
-    max_steps, name, kl_weight = cfg.max_steps, cfg.run, cfg.kl
-    assert max_steps is not None and name is not None and kl_weight is not None
+    max_steps, eval_every, name, kl_weight = cfg.max_steps, cfg.eval_every, cfg.run, cfg.kl
+    assert max_steps and eval_every and name is not None and kl_weight is not None
 
     # ---- The model, what trains of it, and what holds it to the original.
     model, origin = ranks.main_first(prepared.load)
@@ -93,9 +93,8 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         cfg,
         lr=cfg.lr or default_lr(model, cfg),
         warmup_steps=max_steps // 10 if cfg.warmup_steps is None else cfg.warmup_steps,
-        eval_every=cfg.eval_every or -(-max_steps // 5),
     )
-    assert cfg.lr and cfg.warmup_steps is not None and cfg.eval_every
+    assert cfg.lr and cfg.warmup_steps is not None
     parameters = choose_trainable(model, cfg)
     if cfg.compile:
         compile_blocks(model)
@@ -170,7 +169,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         with system.SystemLog(run, device), reporter.bar("training", max_steps, state.step) as bar:
             while True:
                 # Evaluate, now and then; the original first, so that every curve starts at step 0.
-                due = state.step % cfg.eval_every == 0 or state.step == max_steps
+                due = state.step % eval_every == 0 or state.step == max_steps
                 if (due and state.evaluated != state.step) or steering.evaluation_wanted:
                     log.write(bar)
                     with in_fp32(model), lora.merged(model):

@@ -32,9 +32,9 @@ ROUNDING_SECONDS = 0.01
 class Stream:
     """The order of streamed training data: a function of seed and epoch alone, so that a position is two numbers.
 
-    In an epoch the shards come in a shuffled order, and some of them at a time are a block: their entries pass a shuffle
-    buffer and gather by context length, or fill windows under `pack`, and every full batch goes out. At the block's end
-    what is left is flushed, so that a resume begins with its block, however long the epoch is.
+    In an epoch the shards come in a shuffled order, and some of them at a time are a block: their entries pass a
+    shuffle buffer and gather by context length, or fill windows under `pack`, and every full batch goes out. At the
+    block's end what is left is flushed, so that a resume begins with its block, however long the epoch is.
     Resuming replays the order: headers and transcripts are read again, and no audio is decoded. That is so where the
     entries tell their `duration`, as `python -m whisper_min.data pack` writes it; for others a length is read from the
     recording's own header each time (about 0.3 ms, though not under `full`).
