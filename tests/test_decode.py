@@ -6,6 +6,7 @@ are counted, and are rare.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from whisper_min import audio
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 from whisper_min.scoring import decode
-from whisper_min.scoring.decode import CachedDecoder, Hypothesis, greedy
+from whisper_min.scoring.decode import CachedDecoder, FixedStep, Hypothesis, greedy
 
 TIE = 1e-4
 
@@ -113,6 +114,38 @@ def test_rows_that_leave_the_batch_change_no_other(
     written = greedy(case.model, case.features, case.tokens)
     assert ties(case.model, case.features, case.tokens, case.written, [each.tokens for each in written]) <= 1
     assert bool(left) == (look_every < 1000)
+
+
+@pytest.mark.parametrize("look_every", [1, 3, 1000])
+def test_a_fixed_step_writes_what_a_growing_one_does(
+    case: Case, monkeypatch: pytest.MonkeyPatch, look_every: int
+) -> None:
+    """What a CUDA graph replays, run as it is: the whole cache under a mask, also after rows have left."""
+    monkeypatch.setattr(decode, "LOOK_EVERY", {"cpu": look_every})
+    monkeypatch.setattr(decode, "FIXED_ON", {"cpu"})
+    written = greedy(case.model, case.features, case.tokens)
+    assert ties(case.model, case.features, case.tokens, case.written, [each.tokens for each in written]) <= 1
+
+
+def test_a_fixed_step_computes_the_same_logits(case: Case) -> None:
+    prefix, following = torch.tensor([case.tokens.prefix] * 6), torch.arange(100, 106)[:, None]
+    with torch.inference_mode():
+        growing, other = (CachedDecoder(case.model, case.features, 20) for _ in range(2))
+        assert torch.equal(growing(prefix), other(prefix))
+        fixed = FixedStep(other, following)
+        for _ in range(5):
+            torch.testing.assert_close(fixed(following), growing(following), rtol=1e-4, atol=1e-4)
+            following = following + 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_graphs_write_what_the_eager_decoder_does(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, features = copy.deepcopy(case.model).cuda(), case.features.cuda()
+    graphed = greedy(model, features, case.tokens)
+    monkeypatch.setattr(decode, "FIXED_ON", set())
+    eager = greedy(model, features, case.tokens)
+    assert ties(case.model, case.features, case.tokens, eager, [each.tokens for each in graphed]) <= 1
 
 
 @pytest.mark.parametrize("look_every", [1, 5])

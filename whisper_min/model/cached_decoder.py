@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from whisper import Whisper
 from whisper.model import MultiHeadAttention
@@ -23,6 +24,7 @@ class CachedDecoder:
 
     def __init__(self, model: Whisper, features: Tensor, capacity: int) -> None:
         self.decoder = model.decoder
+        self.capacity = capacity
         self.position = 0
         self.audio: list[tuple[Tensor, Tensor]] = []
         self.text: list[tuple[Tensor, Tensor]] = []
@@ -37,17 +39,22 @@ class CachedDecoder:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Read the next tokens (B, T) and return the logits that follow the last: (B, V)."""
-        start, stop = self.position, self.position + tokens.shape[1]
-        x = self.decoder.token_embedding(tokens) + self.decoder.positional_embedding[start:stop]  # (B, T, C)
+        start, self.position = self.position, self.position + tokens.shape[1]
+        return self.read(tokens, slice(start, self.position), self.position)
+
+    def read(
+        self, tokens: Tensor, places: slice | Tensor, stop: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Put tokens (B, T) at these places of the caches; they see what is there up to `stop`, and in the mask."""
+        x = self.decoder.token_embedding(tokens) + self.decoder.positional_embedding[places]  # (B, T, C)
+        causal = tokens.shape[1] > 1  # several come only at the start, where causal means what it says
         for block, (audio_k, audio_v), (text_k, text_v) in zip(self.decoder.blocks, self.audio, self.text, strict=True):
             normed = block.attn_ln(x)
-            text_k[:, :, start:stop] = keys(block.attn, normed)
-            text_v[:, :, start:stop] = values(block.attn, normed)
-            # several tokens come only at the start, where causal means what it says; one token sees all before it
-            x = x + attend(block.attn, normed, text_k[:, :, :stop], text_v[:, :, :stop], causal=tokens.shape[1] > 1)
+            text_k[:, :, places] = keys(block.attn, normed)
+            text_v[:, :, places] = values(block.attn, normed)
+            x = x + attend(block.attn, normed, text_k[:, :, :stop], text_v[:, :, :stop], causal, mask)
             x = x + attend(block.cross_attn, block.cross_attn_ln(x), audio_k, audio_v)
             x = x + mlp(block, block.mlp_ln(x))
-        self.position = stop
         last = self.decoder.ln(x[:, -1])  # (B, C)
         # the long side first: on a CPU this product is twice as fast as last @ embedding.T
         return (self.decoder.token_embedding.weight @ last.T).T.float()
@@ -56,3 +63,47 @@ class CachedDecoder:
         """Drop all rows of the batch but these (int64 indices)."""
         self.audio = [(k[rows], v[rows]) for k, v in self.audio]
         self.text = [(k[rows], v[rows]) for k, v in self.text]
+
+
+class FixedStep:
+    """The decoder's step of one token with shapes and places in memory that never change; on CUDA one graph's launch.
+
+    A step launches hundreds of small kernels, and a GPU waits for each; a CUDA graph launches all at once. For that the
+    token attends to the whole cache, of which a mask hides what is not written yet. `CachedDecoder.keep` ends its use.
+
+    Parameters
+    ----------
+    decoder : CachedDecoder
+        has read the prefix
+    tokens : Tensor, shape = (B, 1)
+        that come next
+    """
+
+    def __init__(self, decoder: CachedDecoder, tokens: Tensor) -> None:
+        self.decoder, self.tokens, device = decoder, tokens.clone(), tokens.device
+        self.place = torch.tensor([decoder.position], device=device)
+        self.places = torch.arange(decoder.capacity, device=device)
+        self.graph = torch.cuda.CUDAGraph() if device.type == "cuda" else None
+        if self.graph is not None:
+            # libraries set themselves up in a first call, beside the main stream (torch's notes on CUDA graphs); what
+            # it writes to the caches is what the first replay writes
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                self._read()
+            torch.cuda.current_stream().wait_stream(beside)
+            with torch.cuda.graph(self.graph):
+                self.logits = self._read()
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """As the decoder's own, for one token (B, 1); the logits (B, V) are overwritten by the next call."""
+        self.tokens.copy_(tokens)
+        self.place.fill_(self.decoder.position)
+        self.decoder.position += 1
+        if self.graph is None:
+            return self._read()
+        self.graph.replay()
+        return self.logits
+
+    def _read(self) -> Tensor:
+        return self.decoder.read(self.tokens, self.place, mask=self.places[None] <= self.place)

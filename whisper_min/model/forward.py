@@ -155,21 +155,26 @@ def _by_head(x: Tensor, n_head: int) -> Tensor:
     return x.unflatten(2, (n_head, -1)).transpose(1, 2)
 
 
-def attend(attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """Attend from x (B, T, C) to keys and values (B, heads, S, C / heads), and project: (B, T, C)."""
+def attend(
+    attention: MultiHeadAttention, x: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None
+) -> Tensor:
+    """Attend from x (B, T, C) to keys and values (B, heads, S, C / heads), and project: (B, T, C).
+
+    `mask` (T, S), boolean, says which keys are seen.
+    """
     q = _by_head(linear(attention.query, x), attention.n_head).to(k.dtype)
     single = q.shape[2] == 1
     # with gradients the weights (B, heads, T, S) are kept: only where they are small
     small = not torch.is_grad_enabled() or q[..., 0].numel() * k.shape[2] <= PLAIN_ATTENTION_WEIGHTS
-    plain = single or (small and q.dtype == torch.bfloat16)
-    if q.device.type == "cpu" and not causal and plain and not torch.compiler.is_compiling():
+    plain = mask is None and not causal and (single or (small and q.dtype == torch.bfloat16))
+    if q.device.type == "cpu" and plain and not torch.compiler.is_compiling():
         # torch's flash kernel for CPUs works in blocks of queries: for one query, and in bf16, which it unpacks, plain
         # products are faster. Compiled, each number of blocks would be another graph.
         with torch.autocast("cpu", enabled=False):
             blocks = (q * q.shape[-1] ** -0.5).split(QUERIES_PER_BLOCK, dim=2)
             attended = torch.cat([torch.softmax(block @ k.transpose(-1, -2), dim=-1) @ v for block in blocks], dim=2)
     else:
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     return linear(attention.out, attended.transpose(1, 2).flatten(2).to(x.dtype))
 
 

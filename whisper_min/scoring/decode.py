@@ -1,12 +1,13 @@
 """Batched greedy decoding, token for token what `whisper.decode` writes.
 
 Against whisper's own loop: keys and values of the audio are computed once, those of the text go into a cache of fixed
-size, rows that have ended leave the batch, and the device is asked whether all have ended every few tokens only.
+size, rows that have ended leave the batch, and the device is asked whether all have ended every few tokens only. On
+CUDA a token is one launch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,12 +17,14 @@ from whisper.audio import CHUNK_LENGTH
 from whisper.decoding import DecodingTask
 
 from whisper_min.data.tokens import Tokens
-from whisper_min.model.cached_decoder import CachedDecoder
+from whisper_min.model.cached_decoder import CachedDecoder, FixedStep
 from whisper_min.model.forward import encode
 
 # Tokens between two looks at whether all rows have ended: looking is free on a CPU and a stall on a GPU.
 LOOK_EVERY = {"cpu": 1}
 LOOK_EVERY_ELSEWHERE = 8
+# Devices on which a token is read by `FixedStep`.
+FIXED_ON = {"cuda"}
 # Clips encoded together on a CPU: more fall out of its caches.
 CPU_ENCODER_BATCH = 1
 
@@ -87,8 +90,9 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool 
     ended = torch.zeros(batch, dtype=torch.bool, device=device)
     logprobs = torch.zeros(batch, device=device)
     following = torch.tensor([tokens.prefix], device=device).repeat(batch, 1)
+    read: Callable[[Tensor], Tensor] = decoder
     for position in range(limit):
-        logits = decoder(following)  # (B, V)
+        logits = read(following)  # (B, V)
         logits[:, never] = -torch.inf
         if position == 0:
             logits[:, blank] = -torch.inf
@@ -98,6 +102,7 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool 
         written[rows, position] = best
         ended |= best == tokens.end
         following = best[:, None]
+        batch_is_new = position == 0
         if position % look_every == look_every - 1:
             alive = (~ended).nonzero()[:, 0]
             if len(alive) == 0:
@@ -105,6 +110,9 @@ def greedy(model: Whisper, features: Tensor, tokens: Tokens, with_logprob: bool 
             if 2 * len(alive) <= len(rows):
                 decoder.keep(alive)
                 rows, ended, following = rows[alive], ended[alive], following[alive]
+                batch_is_new = True
+        if batch_is_new and device.type in FIXED_ON:
+            read = FixedStep(decoder, following)
     sums = logprobs.tolist() if with_logprob else [None] * batch
     return [_hypothesis(row, its, tokens) for row, its in zip(written.tolist(), sums, strict=True)]
 
