@@ -7,6 +7,7 @@ import os
 # read when torch starts, here and in what tests start: a second thread in such small products only waits
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib
 import importlib.util
 import json
 import signal
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -50,6 +52,13 @@ def _restore_signals() -> Iterator[None]:
 def tiny_whisper() -> Whisper:
     """An English-only random Whisper."""
     return random_whisper()
+
+
+@pytest.fixture
+def bench_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A script of tests/bench by name, as a module: its helpers lie beside it."""
+    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "bench")
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,10 +13,8 @@ from whisper_min.data import preflight
 
 
 @pytest.fixture
-def scale(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, beside which its helpers lie."""
-    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "bench")
-    return importlib.import_module("scale")
+def scale(bench_script: Callable[[str], ModuleType]) -> ModuleType:
+    return bench_script("scale")
 
 
 def test_the_readme_has_the_tables_that_the_script_counts(scale: ModuleType) -> None:

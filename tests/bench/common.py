@@ -122,7 +122,7 @@ def run(
     args: argparse.Namespace,
     run_arm: Callable[[argparse.Namespace], Result],
     tabulate: Callable[[argparse.Namespace, dict[str, list[Result]]], Report],
-    speech: str,
+    speech: str | None,
     packages: Sequence[str],
     optional: Sequence[str] = (),
 ) -> int:
@@ -131,7 +131,8 @@ def run(
     Exit code: 0, 1 where an arm failed, 2 where something is missing, 130 after Ctrl-C.
     """
     try:
-        manifest(speech)
+        if speech:
+            manifest(speech)
         if missing := [name for name in packages if version(name) is None]:
             raise InputError(f"not installed: {', '.join(missing)}; pip install -e '.[bench]'")
         if args.arm:

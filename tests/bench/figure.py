@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -45,14 +46,31 @@ def panel(title: str, curves: dict[str, list[tuple[int, float]]], left: int, wid
         x = at(step, 0)[0]
         made.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{step}</text>')
     for colour, points in zip(COLOURS, curves.values(), strict=False):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
-        made.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        for point in points:
-            x, y = at(*point)
-            made.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
+        made += line([at(*point) for point in points], colour)
         x, y = at(*points[-1])
         made.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" style="fill:{colour}">{points[-1][1]:.1f}</text>')
     return made
+
+
+def line(points: list[tuple[float, float]], colour: str) -> list[str]:
+    """A curve through places in the picture, each marked."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    made = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>']
+    return made + [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
+
+
+def page(body: list[str], labels: Iterable[str]) -> str:
+    """The picture around its panels, with a legend of what each colour is."""
+    legend = []
+    for index, (colour, label) in enumerate(zip(COLOURS, labels, strict=False)):
+        x = LEFT + index * 240
+        legend.append(f'<line x1="{x}" x2="{x + 22}" y1="{HEIGHT - 8}" y2="{HEIGHT - 8}" stroke="{colour}" '
+                      f'stroke-width="2.5"/><text x="{x + 28}" y="{HEIGHT - 4}">{escape(label)}</text>')  # fmt: skip
+    style = "text{font:12px system-ui,DejaVu Sans,sans-serif;fill:#57606a}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+        f"<style>{style}</style>{''.join([*body, *legend])}</svg>\n"
+    )
 
 
 def draw(labelled: dict[str, Path], domain: str, general: str) -> str:
@@ -68,15 +86,7 @@ def draw(labelled: dict[str, Path], domain: str, general: str) -> str:
         if missing:
             sys.exit(f"{', '.join(missing)}: no evaluation of {name} in metrics.jsonl; give runs that have it")
         body += panel(title, curves, LEFT + index * (width + 90), width, top_wer)
-    for index, (colour, label) in enumerate(zip(COLOURS, labelled, strict=False)):
-        x = LEFT + index * 240
-        body.append(f'<line x1="{x}" x2="{x + 22}" y1="{HEIGHT - 8}" y2="{HEIGHT - 8}" stroke="{colour}" '
-                    f'stroke-width="2.5"/><text x="{x + 28}" y="{HEIGHT - 4}">{escape(label)}</text>')  # fmt: skip
-    style = "text{font:12px system-ui,DejaVu Sans,sans-serif;fill:#57606a}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-        f"<style>{style}</style>{''.join(body)}</svg>\n"
-    )
+    return page(body, labelled)
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ Arms, each in a fresh process, round by round:
                            installed), as https://huggingface.co/blog/fine-tune-whisper does, but without gradient
                            checkpointing, which would slow it down; on a CPU the blog's script would run in fp32
     full-bf16, trim-bf16   ours in 30 s windows, and with the encoder cut to the clips (train.py's default)
-    full-fp32, trim-fp32   the same in fp32; only by --arms
+    cached-bf16            ours with --freeze_encoder, in its second epoch: the encoder's output is kept
+    full-fp32, trim-fp32, cached-fp32    the same in fp32; only by --arms
 
 All start from the same weights and train on the same clips of accented-train with the same labels, trimmed to the
 batch; hf and full on the same batches in the same order, trim on the same clips sorted into its buckets. "Step" is
@@ -43,11 +44,12 @@ from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.text import resolve_style, restyle
+from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.optimizer import build_optimizer, choose_trainable, clip_and_step, default_lr, lr_at
 from whisper_min.training.precision import autocast, loss_scaler
 
 MODEL, SPEECH_SET, BATCH, SEED = "tiny.en", "accented-train", 8, 0
-ARMS = ("hf-bf16", "hf-fp32", "full-bf16", "trim-bf16", "full-fp32", "trim-fp32")
+ARMS = ("hf-bf16", "hf-fp32", "full-bf16", "trim-bf16", "cached-bf16", "full-fp32", "trim-fp32", "cached-fp32")
 PACKAGES = ("torch", "transformers", "openai-whisper")
 CPU = torch.device("cpu")
 Batches = list[list[Window]]
@@ -144,7 +146,7 @@ def run_arm(args: argparse.Namespace) -> common.Result:
     kind, precision = args.arm.split("-")
     model, _ = weights.load(MODEL)
     tokens, lr, watch = Tokens(model.dims), default_lr(model, Config()), common.Stopwatch()
-    timed = batches_of("full" if kind == "hf" else kind, args.steps, tokens)
+    timed = batches_of({"hf": "full", "cached": "trim"}.get(kind, kind), args.steps, tokens)
     # warm up on one batch of every context; shapes seen first cost more
     contexts = list({windows[0].context: windows for windows in timed}.values())
     warm = [contexts[index % len(contexts)] for index in range(max(args.warmup, len(contexts)))]
@@ -170,15 +172,22 @@ def run_arm(args: argparse.Namespace) -> common.Result:
 
             loss = run_loop(batches, collator, loss_of, update, watch)
     else:
-        cfg, loop = Config(batch_size=BATCH, lr=lr), "train.py's pieces in a plain loop"
-        choose_trainable(model, Config())
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        cfg = Config(batch_size=BATCH, lr=lr, method="full", freeze_encoder=kind == "cached")
+        loop, parameters = "train.py's pieces in a plain loop", choose_trainable(model, cfg)
+        collator = partial(collate, tokens=tokens, n_mels=model.dims.n_mels, cfg=cfg)
+        frozen = FrozenEncoder(model, cfg) if cfg.freeze_encoder else None
+        if frozen:
+            for batch in map(collator, batches):
+                with autocast(CPU, precision):
+                    frozen(batch, batch.mel)
+            collator = partial(collator, encoded=frozen.kept)
         optimizer, scaler = build_optimizer(model, cfg), loss_scaler(CPU, precision)
         at_start = common.resident_megabytes()
 
         def loss_of(batch: Any) -> Tensor:
             with autocast(CPU, precision):
-                hidden = decode(model, batch.targets.inputs, encode(model, batch.mel))  # (B, T, C)
+                features = frozen(batch, batch.mel) if frozen else encode(model, batch.mel)  # (B, A, C)
+                hidden = decode(model, batch.targets.inputs, features)  # (B, T, C)
                 logits = project(model, hidden, batch.targets.positions)  # (N, V)
             targets = batch.targets.targets.flatten()[batch.targets.positions]  # (N,)
             return scaler.scale(sum_cross_entropy(logits, targets) / len(targets))
@@ -188,7 +197,6 @@ def run_arm(args: argparse.Namespace) -> common.Result:
                 group["lr"] = lr_at(step, lr, 0, len(batches))
             clip_and_step(optimizer, scaler, parameters, cfg.grad_clip)
 
-        collator = partial(collate, tokens=tokens, n_mels=model.dims.n_mels, cfg=cfg)
         loss = run_loop(batches, collator, loss_of, update, watch)
     (step_wall, step_cpu), (wall, cpu) = (sum(taken[len(warm) :], np.zeros(2)) for taken in (watch.steps, watch.laps))
     clips = args.steps * BATCH
@@ -236,7 +244,7 @@ def tabulate(args: argparse.Namespace, results: dict[str, list[common.Result]]) 
 
 def main() -> int:
     """Run the arms, or one of them as a child process does."""
-    parser = common.options(__doc__, ARMS, default=ARMS[:4], rounds=3)
+    parser = common.options(__doc__, ARMS, default=ARMS[:5], rounds=3)
     parser.add_argument("--steps", type=int, default=20, help="batches of 8 whose clips are timed")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them, at least one of every context")
     parser.add_argument("--plain", action="store_true", help="transformers in a plain loop, even with accelerate")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from whisper import Whisper
+from whisper import ModelDimensions, Whisper
 from whisper.audio import SAMPLE_RATE
 from whisper.tokenizer import LANGUAGES, Tokenizer
 
@@ -39,9 +39,18 @@ def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: s
     """Write weights, configuration, generation config, feature extractor and tokenizer."""
     transformers = load_transformers()
     dims, tokenizer = model.dims, Tokens(model.dims).tokenizer
-    special = tokenizer.special_tokens
-    start, end = special["<|startoftranscript|>"], tokenizer.eot
-    config = transformers.WhisperConfig(
+    made = transformers.WhisperForConditionalGeneration(configuration(dims, tokenizer))
+    made.load_state_dict(to_huggingface(model.state_dict()))
+    made.generation_config = transformers.GenerationConfig(**generation(model, tokenizer, heads))
+    made.to(PRECISIONS[precision]).save_pretrained(out)
+    transformers.WhisperFeatureExtractor(feature_size=dims.n_mels).save_pretrained(out)
+    hugging_tokenizer(tokenizer).save_pretrained(out)
+
+
+def configuration(dims: ModelDimensions, tokenizer: Tokenizer) -> Any:
+    """The WhisperConfig of these dimensions."""
+    start, end = tokenizer.special_tokens["<|startoftranscript|>"], tokenizer.eot
+    return load_transformers().WhisperConfig(
         vocab_size=dims.n_vocab,
         num_mel_bins=dims.n_mels,
         d_model=dims.n_audio_state,
@@ -58,12 +67,6 @@ def write(model: Whisper, heads: list[list[int]] | None, out: Path, precision: s
         eos_token_id=end,
         pad_token_id=end,
     )
-    made = transformers.WhisperForConditionalGeneration(config)
-    made.load_state_dict(to_huggingface(model.state_dict()))
-    made.generation_config = transformers.GenerationConfig(**generation(model, tokenizer, heads))
-    made.to(PRECISIONS[precision]).save_pretrained(out)
-    transformers.WhisperFeatureExtractor(feature_size=dims.n_mels).save_pretrained(out)
-    hugging_tokenizer(tokenizer).save_pretrained(out)
 
 
 def generation(model: Whisper, tokenizer: Tokenizer, heads: list[list[int]] | None) -> dict[str, Any]:
