@@ -30,7 +30,7 @@ def test_a_gpu_hour_is_what_limits_says(scale: ModuleType) -> None:
 
 
 def test_the_simulated_loader(scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On 200 h: it asserts by itself that a resumed order is what was left, and that ranks share all tars."""
+    """On 200 h: it asserts by itself that a resumed order is what was left, and that each clip is one rank's."""
     for name in ("DECODED_SAMPLE", "SAMPLED_SHARDS"):
         monkeypatch.setattr(preflight, name, 3)
     rows = scale.simulate(200, tmp_path)

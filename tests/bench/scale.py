@@ -35,12 +35,12 @@ from whisper_min import audio
 from whisper_min.config import Config
 from whisper_min.data import batches, preflight, shards, sources
 from whisper_min.data.examples import Columns, Example, Member, SpeechSet
-from whisper_min.data.pack import DIMENSIONS
 from whisper_min.data.stream import Stream
-from whisper_min.data.tokens import Tokens
+from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens
 from whisper_min.limits import count_operations
 from whisper_min.training.flops import PEAK_FLOPS
 from whisper_min.training.memory import TYPICAL_TOKENS, official_dimensions
+from whisper_min.training.ranks import Ranks
 
 GPU, GPUS = "H200", 8
 # What of the peak a good training reaches; an assumption (see `perf/mfu` for your own).
@@ -136,7 +136,7 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 # ---- Simulated.
 
 
-def entries_of(recording: Path, shard: str, columns: Columns = Columns()) -> Iterator[Example]:  # noqa: B008
+def entries_of(recording: Path, shard: str, columns: Columns = Columns()) -> Iterator[Example]:
     """What a tar of the index would hold: texts and durations of its own, one recording of 20 s for all."""
     generator = np.random.default_rng(int(Path(shard).stem))
     lengths = generator.uniform(2, 2 * SECONDS - 2, ENTRIES_PER_TAR).round(2)
@@ -167,7 +167,7 @@ def simulate(hours: float, folder: Path) -> list[list[str]]:
     noise = 0.01 * np.random.default_rng(0).standard_normal(round(2 * SECONDS * SAMPLE_RATE))
     soundfile.write(recording, noise, SAMPLE_RATE, format="FLAC")
     cfg = Config(data=(f"{index}/{{000000..{count - 1:06d}}}.tar",), eval_data=("demo:dev",), data_dir=folder / "cache")
-    tokens, console = Tokens(DIMENSIONS), Console(stderr=True)
+    tokens, console = Tokens(EVERY_LANGUAGE), Console(stderr=True)
 
     note("the index is made")
     real = synthetic.write(folder, ENTRIES_PER_TAR, ENTRIES_PER_TAR)
@@ -185,7 +185,7 @@ def simulate(hours: float, folder: Path) -> list[list[str]]:
         checked = report.role("data")
         assert checked[0].entries == count * ENTRIES_PER_TAR, report.shown_faults()
         order = Stream(checked, cfg, tokens)
-        batches.collate(next(order.from_position(0, 0))[1], tokens, DIMENSIONS.n_mels, cfg)
+        batches.collate(next(order.from_position(0, 0))[1], tokens, EVERY_LANGUAGE.n_mels, cfg)
         note(f"start, from the preflight of {count:,} tars to the first batch")
 
         stream, clips = order.from_position(0, 0), 0
@@ -202,11 +202,14 @@ def simulate(hours: float, folder: Path) -> list[list[str]]:
         assert list(itertools.islice(again, 100)) == whole[100:], "a resumed order is not what was left"
         begun = common.now()
 
-        shares = (Stream(checked, cfg, tokens, rank, RANKS) for rank in range(RANKS))
-        tars = [[part.shard for block in range(each.blocks) for part in each._parts(block)] for each in shares]
-        assert sorted(itertools.chain(*tars)) == sorted(checked[0].speech.shards), "the ranks miss a tar, or share one"
-        fewest, most = min(map(len, tars)), max(map(len, tars))
-        note(f"the tars of {RANKS} ranks, {fewest} to {most} each: all, and none twice")
+        everyone = [Ranks(rank, RANKS) for rank in range(RANKS)]
+        steps = batches.steps(order, [], RANKS, (0, 0, 0))
+        for _, micro_batches in itertools.islice(steps, 50):
+            shared = [ranks.mine(micro_batches) for ranks in everyone]
+            assert sorted(map(len, shared)) == [1] * RANKS, "ranks have unlike numbers of micro-batches"
+            heard = [example.id for [windows] in shared for window in windows for example in window.examples]
+            assert len(heard) == len(set(heard)) == sum(map(len, micro_batches)), "a clip is nobody's, or two ranks'"
+        note(f"50 steps of {RANKS} ranks: each clip is one rank's")
     return rows
 
 
