@@ -7,7 +7,7 @@ Arms, each in a fresh process, round by round:
 
     full, full-checkpointing     all weights in bf16; with activations computed again
     lora, lora-checkpointing     adapters of rank 16 everywhere
-    full-compiled                all weights with --compile
+    full-compiled, full-lean     all weights with --compile; with --lean --checkpointing
     hf-tuned                     transformers in bf16 in a plain loop: fused attention and AdamW, no checkpointing
     hf-blog                      transformers as https://huggingface.co/blog/fine-tune-whisper sets it: batch 16, fp16,
                                  checkpointing (in the same loop, which spares it the Trainer's own costs)
@@ -38,7 +38,8 @@ ARMS = {
     "full-checkpointing": replace(FULL, checkpointing=True),
     "lora": LORA,
     "lora-checkpointing": replace(LORA, checkpointing=True),
-    "full-compiled": FULL,
+    "full-compiled": replace(FULL, compile=True),
+    "full-lean": replace(FULL, lean=True, checkpointing=True),
     "hf-tuned": FULL,
     "hf-blog": replace(FULL, checkpointing=True, batch_size=16),
     "decoding": FULL,
@@ -58,9 +59,8 @@ def run_arm(args: argparse.Namespace) -> common.Result:
         )
     cfg = replace(cfg, batch_size=min(args.batch, 16) if args.arm == "hf-blog" else args.batch)
     precision = "fp16" if args.arm == "hf-blog" and device.type == "cuda" else "bf16"
-    peer, compiled = args.arm.startswith("hf"), args.arm == "full-compiled"
     sizes = (N_SAMPLES, memory.TYPICAL_TOKENS, args.warmup, args.steps)
-    return synthetic.train(dims, cfg, precision, device, *sizes, peer=peer, compiled=compiled)
+    return synthetic.train(dims, cfg, precision, device, *sizes, peer=args.arm.startswith("hf"))
 
 
 def tabulate(args: argparse.Namespace, results: dict[str, list[common.Result]]) -> common.Report:

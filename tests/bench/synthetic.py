@@ -51,14 +51,13 @@ def train(
     warmup: int,
     steps: int,
     peer: bool = False,
-    compiled: bool = False,
 ) -> common.Result:
     """Seconds and memory of training steps of our pieces, or of transformers in a plain loop (`peer`).
 
     Parameters
     ----------
     cfg : Config
-        what trains, `batch_size`, `checkpointing`
+        what trains, `batch_size`, `checkpointing`, `compile`, `lean`
     samples, tokens : int
         of each clip's context, and of its label
     """
@@ -66,7 +65,7 @@ def train(
     started = time.perf_counter()
     model: Any = random_transformers(dims, cfg, device) if peer else random_model(dims, device)
     parameters = [*model.parameters()] if peer else choose_trainable(model, cfg)
-    if compiled:
+    if cfg.compile:
         forward.compile_blocks(model)
     optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
     mel = torch.randn(clips, dims.n_mels, 2 * positions, device=device)
