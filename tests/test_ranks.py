@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from quick_model import ending_whisper, one_thread, save_openai, write_set  # noqa: F401
+from safetensors.torch import load_file
 
 import train
 from whisper_min import runs
@@ -72,13 +73,13 @@ class Workshop:
     model: Path
 
     def argv(self, run: str, *options: str) -> list[str]:
-        """All weights, in two micro-batches a step on one rank, with replay, KL and L2-SP; options given later win."""
+        """All weights, in two micro-batches a step on one rank, with replay, KL, EWC and L2-SP; later options win."""
         return [
             *("--model", str(self.model), "--data", f"small={self.root / 'small/manifest.jsonl'}"),
             *("--eval_data", f"domain={self.root / 'domain/manifest.jsonl'}"),
             *("--retain", f"silent={self.root / 'silent/manifest.jsonl'}"),
             *("--replay", f"general={self.root / 'general/manifest.jsonl'}@0.3", "--method", "full", "--kl", "1"),
-            *("--l2sp", "0.1", "--label_style", "keep", "--replay_augment", "none"),
+            *("--l2sp", "0.1", "--ewc", "0.1", "--label_style", "keep", "--replay_augment", "none"),
             *("--run", run, "--runs_dir", str(self.root / "runs"), "--data_dir", str(self.root / "cache")),
             *("--device", "cpu", "--precision", "fp32", "--batch_size", "2", "--lr", "1e-4", "--warmup_steps", "2"),
             *("--max_steps", str(STEPS), "--eval_every", str(STEPS), *options),
@@ -186,7 +187,7 @@ def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) 
     """Twice the micro-batches on one rank: the same losses, weights and transcripts, written once."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
     done = subprocess.run(
-        [*command, "train.py", *workshop.argv("two")],
+        [*command, "train.py", *workshop.argv("two", "--data_dir", str(workshop.root / "own-cache"))],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -202,6 +203,11 @@ def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) 
     assert done.stderr.count(f"{STEPS} steps, lr") == 1
     assert done.stdout.count("Next:") == 1
     assert json.loads((run / "config.json").read_text())["environment"]["ranks"] == 2
+    (found,), (expected,) = ((workshop.root / cache / "fisher").iterdir() for cache in ("own-cache", "cache"))
+    squares, expected_squares = load_file(found), load_file(expected)
+    assert found.name == expected.name
+    assert any(bool(its.any()) for its in expected_squares.values())
+    torch.testing.assert_close(squares, expected_squares, rtol=1e-4, atol=1e-6)
 
 
 def test_sigterm_saves_once_and_another_number_of_ranks_goes_on(
