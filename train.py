@@ -33,7 +33,7 @@ from whisper_min.scoring.budget import Budget
 from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
-from whisper_min.training import card, checkpoint, doctor, flops, retention, setup, system
+from whisper_min.training import card, checkpoint, doctor, flops, launch, retention, setup, system
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.micro_batches import MicroBatches, Totals
 from whisper_min.training.mirrors import Mirrors
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         ranks = Ranks.start()
         reporter = Reporter(ranks.rank)
-        cfg = ranks.on_main(lambda: config.resolve(config.parse(sys.argv[1:] if argv is None else argv)))
+        cfg = ranks.on_main(lambda: launch.options(sys.argv[1:] if argv is None else argv))
         if cfg.doctor:
             return doctor.show(cfg, reporter.stdout, ranks)
         prepared = setup.prepare(cfg, reporter.console, ranks)
@@ -112,13 +112,13 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
     state = ranks.together(State.at, resumed, model, optimizer, scaler, ranks.rank)
 
     # ---- The run folder, and who may interfere.
-    open_folder = RunFolder.create if ranks.is_main else UnwrittenRun
-    run = open_folder(cfg.runs_dir / name, runtime_before=state.runtime)
-    reporter.log_to(run.path / "train.log")
     environment = card.run_record(cfg, origin, device, precision, ranks)
     record = environment | {"data_fingerprint": prepared.data_fingerprint}
-    ranks.on_main(preflight.write_lists, run.path, prepared.report)
+    open_folder = RunFolder.create if ranks.is_main else UnwrittenRun
+    run = open_folder(cfg.runs_dir / name, runtime_before=state.runtime)
     run.write_config(record)
+    reporter.log_to(run.path / "train.log")
+    ranks.on_main(preflight.write_lists, run.path, prepared.report)
     run.beat(state="starting", step=state.step, max_steps=max_steps)
     steering, mirrors = Steering(run, ranks), Mirrors(cfg.report_to, run, reporter.print)
     kept = KeptResults(cfg, prepared.tokens, origin.fingerprint, precision)

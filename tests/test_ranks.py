@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,23 +117,25 @@ def alone(workshop: Workshop) -> Path:
     return workshop.run("alone")
 
 
+def start(command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    """A process whose output is kept."""
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def start_two(*argv: str) -> list[subprocess.Popen[str]]:
     """Two ranks as torchrun would start them, whose exit codes are their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, *argv],
-            cwd=REPOSITORY,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [start([sys.executable, *argv], **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
 def end(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
@@ -183,11 +185,24 @@ def test_ranks_talk() -> None:
     assert codes == [0, 0], printed
 
 
+def torchrun(*argv: str) -> list[str]:
+    """A command with two ranks."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *argv]
+
+
+def wait_for_step(run: Path, step: int, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Until a run has logged a step, or one of its processes has ended."""
+    deadline = time.monotonic() + 240
+    while not any(row["_step"] >= step for row in rows_of(run)) and time.monotonic() < deadline:
+        if any(process.poll() is not None for process in processes):
+            break
+        time.sleep(0.01)
+
+
 def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) -> None:
     """Twice the micro-batches on one rank: the same losses, weights and transcripts, written once."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
     done = subprocess.run(
-        [*command, "train.py", *workshop.argv("two", "--data_dir", str(workshop.root / "own-cache"))],
+        [*torchrun("--", "train.py"), *workshop.argv("two", "--data_dir", str(workshop.root / "own-cache"))],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -210,23 +225,37 @@ def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) 
     torch.testing.assert_close(squares, expected_squares, rtol=1e-4, atol=1e-6)
 
 
-def test_sigterm_saves_once_and_another_number_of_ranks_goes_on(
-    workshop: Workshop, alone: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_survives_the_death_of_a_rank(workshop: Workshop, alone: Path) -> None:
+    """The one that writes is killed: torchrun starts both again, and they go on from the run's last checkpoint."""
+    options = workshop.argv("killed", "--save_every", "2")
+    process = start([*torchrun("--max-restarts", "1", "--", "train.py"), *options])
+    run = workshop.run("killed")
+    wait_for_step(run, 3, [process])
+    os.kill(json.loads((run / "status.json").read_text())["pid"], signal.SIGKILL)
+    codes, printed = end([process])
+    assert codes == [0], printed
+    assert_like(run, alone)
+    again = [row["_step"] for row in rows_of(run) if row["_attempt"] == 2 and "train/loss" in row]
+    assert again == list(range(again[0], STEPS + 1))
+    assert again[0] in (3, 5, 7)  # behind a checkpoint
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, [1]), (signal.SIGUSR1, [0, 1])])
+def test_a_signal_saves_once_and_another_number_of_ranks_goes_on(
+    workshop: Workshop, alone: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, told: list[int]
 ) -> None:
-    """One rank is told; both end with 143; one rank alone continues as if nothing had been."""
-    processes = start_two("train.py", *workshop.argv("stopped"))
-    run = workshop.run("stopped")
-    deadline = time.monotonic() + 240
-    while not any(row["_step"] >= 1 for row in rows_of(run)) and time.monotonic() < deadline:
-        if any(process.poll() is not None for process in processes):
-            break
-        time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)
+    """One rank is told, or all; both end with 143; one rank alone continues as if nothing had been."""
+    name = f"stopped-by-{number.name}"
+    processes = start_two("train.py", *workshop.argv(name))
+    run = workshop.run(name)
+    wait_for_step(run, 1, processes)
+    for rank in told:
+        processes[rank].send_signal(number)
     codes, printed = end(processes)
     assert codes == [143, 143], printed
     assert printed[1] == ""
     status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["exit_reason"]) == ("stopped", "SIGTERM")
+    assert (status["state"], status["exit_reason"]) == ("stopped", number.name)
     last = runs.last_checkpoint(run)
     assert last is not None
     assert 1 <= int(last.name) == status["step"] < STEPS
@@ -294,4 +323,14 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set; start with torchrun"):
+        Ranks.start()
+
+
+def test_restarts_on_several_hosts_need_a_store_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's shared one keeps the addresses of dead ranks, and hosts count restarts differently."""
+    for name, value in [("USE_AGENT_STORE", "True"), ("MAX_RESTARTS", "1"), ("RESTART_COUNT", "1")]:
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name, value in dict.fromkeys(module.ENVIRONMENT, "2").items() | {("GROUP_WORLD_SIZE", "2")}:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         Ranks.start()

@@ -61,7 +61,8 @@ class Ranks:
         rank, local_rank, world_size = (int(os.environ[name]) for name in ENVIRONMENT[:3])
         if local_rank < torch.cuda.device_count():
             torch.cuda.set_device(local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, store=_store(), rank=rank, world_size=world_size)
         return cls(rank, world_size, local_rank)
 
     def finish(self) -> None:
@@ -165,6 +166,24 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _store() -> dist.Store | None:
+    """Where ranks find each other; None for torch's own way.
+
+    The store that torchrun shares outlives the ranks, and so do the addresses of those that died
+    (https://github.com/pytorch/pytorch/issues/167288): each start gets keys of its own, by a count that hosts may not
+    agree on (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("TORCHELASTIC_MAX_RESTARTS") == "0":
+        return None
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "torchrun --max-restarts: on several hosts restarted ranks may look for dead ones; "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each host before torchrun"
+        )
+    shared, *_ = next(dist.rendezvous("env://"))
+    return dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
 
 
 def _nothing() -> Any:
