@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 
 import psutil
@@ -224,10 +225,15 @@ def largest_batch_size(
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of the device."""
+    """Free memory of the device; where ranks share a host's, an equal share of it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // ranks_on_host()
+
+
+def ranks_on_host() -> int:
+    """Processes that torchrun started here; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_memory(
@@ -239,9 +245,10 @@ def check_memory(
     if needed <= free:
         return []
     where = f"{device}" if device.type == "cuda" else "this machine"
+    each = f" for each of {ranks_on_host()} ranks" if device.type != "cuda" and ranks_on_host() > 1 else ""
     return [
         f"--model {cfg.model}: training it with --batch_size {cfg.clips_per_batch} in {precision} needs about "
-        f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free; "
+        f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free{each}; "
         + what_would_fit(dims, cfg, precision, device, free)
     ]
 
