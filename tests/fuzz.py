@@ -378,7 +378,7 @@ def read_trainer(path: Path) -> None:
     model, optimizer, scaler = trained()
     if not (weight_file := path.parent / "model.safetensors").exists():
         weight_file.write_bytes(save(model.state_dict()))
-    state = State.at(path.parent, model, optimizer, scaler, 0)
+    state = State.of(path.parent, checkpoint.load(path.parent, model), optimizer, scaler, 0)
     assert [type(value) for value in asdict(state).values()][:2] == [int, tuple]
 
 

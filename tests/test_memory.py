@@ -150,6 +150,18 @@ def test_free_memory_is_this_machines() -> None:
     assert 0 < memory.available_bytes(CPU) < memory.psutil.virtual_memory().total
 
 
+def test_sharding_splits_gradients_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the ranks; it is proposed where there are several, and fits."""
+    whole = needed("base", batch_size=1)
+    assert needed("base", batch_size=1, shard=True) == whole
+    assert "--shard" not in refusal(monkeypatch, "base", whole - 1, Config(batch_size=1))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    dims = memory.official_dimensions("base")
+    assert dims is not None
+    assert whole - needed("base", batch_size=1, shard=True) == pytest.approx(12 * sum(memory.parameters(dims)) * 3 / 4)
+    assert "--shard" in refusal(monkeypatch, "base", whole - 1, Config(batch_size=1))
+
+
 def test_ranks_share_a_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its part, and a refusal says so; a machine that fits one training need not fit two."""
     dims = memory.official_dimensions("tiny")

@@ -24,6 +24,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor
 
 from whisper_min.config import InputError
 
@@ -144,11 +147,16 @@ class Ranks:
     # ---- Tensors, over the fastest network that their device has.
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums over the ranks; one that a rank lacks counts as zeros."""
+        """Replace gradients by their sums over the ranks; one that a rank lacks counts as zeros.
+
+        Those of sharded parameters (`sharding.py`) have been added up in the backward pass.
+        """
         if self.world_size == 1:
             return
         gradients = []
         for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -168,7 +176,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _store() -> dist.Store | None:
+def _store() -> Store | None:
     """Where ranks find each other; None for torch's own way.
 
     The store that torchrun shares outlives the ranks, and so do the addresses of those that died
@@ -182,8 +190,8 @@ def _store() -> dist.Store | None:
             "torchrun --max-restarts: on several hosts restarted ranks may look for dead ones; "
             "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each host before torchrun"
         )
-    shared, *_ = next(dist.rendezvous("env://"))
-    return dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
+    shared, *_ = next(rendezvous("env://"))
+    return PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
 
 
 def _nothing() -> Any:
