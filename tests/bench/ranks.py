@@ -1,4 +1,4 @@
-"""What a second rank costs and brings: the same global batch on one gloo rank and on two, the cores shared out.
+"""What a second rank costs and brings: the same global batch on one gloo rank and on two, one thread each.
 
     python tests/bench/ranks.py --rounds 3 --json ranks.json --write
 
@@ -38,10 +38,9 @@ def run_arm(args: argparse.Namespace) -> common.Result:
     with tempfile.TemporaryDirectory() as folder:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         options = ["--steps", str(args.steps), "--warmup", str(args.warmup), "--model", args.model]
-        threads = {"OMP_NUM_THREADS": str(max(1, common.THREADS // count))}
         subprocess.run(
             [*torchrun, "--", __file__, "--rank-into", folder, *options],
-            env={**os.environ, **threads}, stdout=sys.stderr, check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=sys.stderr, check=True,
         )  # fmt: skip
         ranks = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*.json"))]
     assert len(ranks) == count
@@ -105,7 +104,7 @@ def tabulate(args: argparse.Namespace, results: dict[str, list[common.Result]]) 
     ]
     title = f"one rank and two, {args.model}, {MICRO_BATCHES} micro-batches of 4 a step, {args.steps} steps"
     notes = [
-        "gloo on one machine, its cores shared out. CPU time is of all ranks together, MB summed are what each rank",
+        "gloo on one machine, one thread a rank. CPU time is of all ranks together, MB summed are what each rank",
         "hands to the sums of gradients and losses. Medians of the rounds, smallest and largest in brackets.",
     ]
     return title, columns, rows, [" ".join(notes)]
