@@ -18,7 +18,7 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
         record = to_record(Config(run=name, lr=lr)) | {"environment": {"launch": begun_by}}
         (tmp_path / name / "config.json").write_text(json.dumps(record))
-    for name, text in [("damaged", "{"), ("old", "{}")]:
+    for name, text in [("damaged", "{"), ("old", "{}"), ("strange", "[]")]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-7")
@@ -34,7 +34,7 @@ def test_a_restart_goes_on_with_the_run_of_its_launch(runs_dir: Path, words: tup
     assert (cfg.lr, cfg.keep) == (0.5, 3)
 
 
-@pytest.mark.parametrize("name", ["other", "damaged", "old", "new"])
+@pytest.mark.parametrize("name", ["other", "damaged", "old", "strange", "new"])
 def test_runs_of_others_are_not_touched(runs_dir: Path, name: str) -> None:
     """A name that another launch has taken stays taken, however often torchrun tries."""
     cfg = launch.options(["--runs_dir", str(runs_dir), "--run", name])

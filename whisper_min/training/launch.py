@@ -6,7 +6,6 @@ tells each process (https://docs.pytorch.org/docs/stable/elastic/run.html) and c
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,14 +29,14 @@ def options(argv: Sequence[str]) -> Config:
     cfg = config.parse(argv)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # not counted where a host joined or left
     if launch_id() is not None and cfg.resume is None and (cfg.run or restarted):
-        records = [path for path in cfg.runs_dir.glob(f"{cfg.run or '*'}/config.json") if _is_of_this_launch(path)]
-        if records:
-            newest = max(records, key=lambda path: path.stat().st_mtime)
-            cfg = config.parse([*argv, "--resume", str(newest.parent)])
+        begun = [run for run in cfg.runs_dir.glob(cfg.run or "*") if _is_of_this_launch(run)]
+        if begun:
+            newest = max(begun, key=lambda run: (run / "config.json").stat().st_mtime)
+            cfg = config.parse([*argv, "--resume", str(newest)])
     return config.resolve(cfg)
 
 
-def _is_of_this_launch(record: Path) -> bool:
-    with suppress(OSError, ValueError, LookupError):
-        return bool(json.loads(record.read_text(encoding="utf-8"))["environment"]["launch"] == launch_id())
+def _is_of_this_launch(run: Path) -> bool:
+    with suppress(OSError, ValueError, LookupError, TypeError):  # no run, or a damaged record
+        return bool(config.recorded(run)["environment"]["launch"] == launch_id())
     return False
