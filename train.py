@@ -131,9 +131,8 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         run.beat(state="saving", step=state.step)
         state.saved, state.runtime, steering.save_wanted = state.step, run.runtime, False
         trainer = state.record(optimizer, scaler, ranks.gather(torch.get_rng_state))
-        text = ranks.on_main(
-            card.model_card, cfg, state.step, evaluate.latest, evaluate.latest_step, evaluate.normalizer
-        )
+        results = (evaluate.latest, evaluate.latest_step, evaluate.normalizer)
+        text = ranks.on_main(card.model_card, cfg, state.step, *results)
         trained = checkpoint.what_trained(model, origin)
         ranks.on_main(checkpoint.save, run.path, state.step, trained, trainer, record, text)
         ranks.on_main(checkpoint.tidy, run.path, state.step, state.is_best, cfg.keep)
@@ -192,8 +191,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 run.beat(state="training", step=state.step)
                 steering.between_steps()
 
-                # Draw the step's micro-batches; a loss is a sum over tokens, divided once by the tokens of them all,
-                # on all ranks.
+                # Draw the step's micro-batches; a loss is a sum over tokens, divided once by the tokens of all ranks.
                 started = time.perf_counter()
                 (state.position, _), micro_batches = ranks.together(next, data)
                 waited = time.perf_counter() - started

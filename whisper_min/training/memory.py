@@ -84,7 +84,7 @@ class Ledger:
     """Bytes that fine-tuning needs at its peak, by what they are for; the framework itself is not among them."""
 
     weights: int
-    """Whole, as evaluations need them; fp32 whatever the forward pass runs in; under --lean bf16, like the gradients."""
+    """Whole, as evaluations need them; fp32 whatever the forward pass runs in; under --lean bf16, as the gradients."""
     casts: int
     """The weights in the forward's precision, kept for the backward pass."""
     gradients: int
