@@ -199,9 +199,8 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 for bad in totals.bad:
                     reporter.print(f"left out: {bad}")
                 ce, kl = means = parts.run(partial(add_gradients, totals=totals), micro_batches)
-                penalty = torch.zeros((), device=device)
-                for anchor in anchors:
-                    penalty += anchor.add_gradients(scaler.get_scale())
+                penalties = [anchor.add_gradients(scaler.get_scale()) for anchor in anchors]
+                penalty = sum(penalties, torch.zeros((), device=device))
                 ranks.sum_gradients(parameters)
                 ranks.sum_([means])
                 state.step_done(totals)
@@ -221,8 +220,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                     **parts.numbers(),
                 }
                 numbers = {"train/loss": ce + kl_weight * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
-                numbers |= {"train/kl": kl} if original else {}
-                numbers |= {"train/ewc": penalty} if anchors else {}
+                numbers |= ({"train/kl": kl} if original else {}) | ({"train/ewc": penalty} if anchors else {})
                 log.put(numbers, known)
         # Under a budget also look between the original and the checkpoints.
         ranks.together(lambda: sweep.choose_for_run(evaluate, device, reporter.stdout) if ranks.is_main else None)

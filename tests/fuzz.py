@@ -42,6 +42,7 @@ from whisper_min.data import hub, shards, sources, subtitles
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Label, Tokens
 from whisper_min.model import lora, weights
+from whisper_min.training import checkpoint
 from whisper_min.training.state import State
 from whisper_min.ui import alerts, once, spectrogram
 from whisper_min.ui.model import Deadline, RunView

@@ -45,7 +45,7 @@ class State:
         scaler: torch.amp.GradScaler,
         rank: int,
     ) -> State:
-        """What a checkpoint's `trainer.pt` holds, to which optimizer, scaler and random state are set; else the start."""
+        """What a checkpoint's trainer.pt holds, to which optimizer, scaler and random state are set; else the start."""
         if place is None or saved is None:
             return cls()
         counts = asdict(cls())
