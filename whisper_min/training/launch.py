@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from whisper_min import config
-from whisper_min.config import Config
+from whisper_min.config import Config, InputError
 
 
 def launch_id() -> str | None:
@@ -37,6 +37,6 @@ def options(argv: Sequence[str]) -> Config:
 
 
 def _is_of_this_launch(run: Path) -> bool:
-    with suppress(OSError, ValueError, LookupError, TypeError):  # no run, or a damaged record
+    with suppress(InputError, LookupError, TypeError):  # no run, or a damaged record
         return bool(config.recorded(run)["environment"]["launch"] == launch_id())
     return False
