@@ -33,7 +33,7 @@ from whisper_min.scoring.budget import Budget
 from whisper_min.scoring.originals import KeptResults
 from whisper_min.scoring.tracking import Evaluation
 from whisper_min.scoring.transcripts import Transcriber
-from whisper_min.training import card, checkpoint, doctor, flops, retention, setup, system
+from whisper_min.training import card, checkpoint, doctor, flops, launch, retention, setup, sharding, system
 from whisper_min.training.frozen import FrozenEncoder
 from whisper_min.training.micro_batches import MicroBatches, Totals
 from whisper_min.training.mirrors import Mirrors
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         ranks = Ranks.start()
         reporter = Reporter(ranks.rank)
-        cfg = ranks.on_main(lambda: config.resolve(config.parse(sys.argv[1:] if argv is None else argv)))
+        cfg = ranks.on_main(lambda: launch.options(sys.argv[1:] if argv is None else argv))
         if cfg.doctor:
             return doctor.show(cfg, reporter.stdout, ranks)
         prepared = setup.prepare(cfg, reporter.console, ranks)
@@ -95,13 +95,11 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         warmup_steps=max_steps // 10 if cfg.warmup_steps is None else cfg.warmup_steps,
     )
     assert cfg.lr and cfg.warmup_steps is not None
-    parameters = choose_trainable(model, cfg)
+    choose_trainable(model, cfg)
     if cfg.compile:
         compile_blocks(model)
     if not ranks.is_main:
         torch.manual_seed(cfg.seed + ranks.rank)  # dropout differs from rank to rank
-    optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
-    parts = MicroBatches(prepared, optimizer, reporter)
     frozen_encoder = None if any(p.requires_grad for p in model.encoder.parameters()) else FrozenEncoder(model, cfg)
     in_precision = partial(autocast, device, precision)
     original = Original(model, cfg) if cfg.kl else None
@@ -109,16 +107,19 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
 
     # ---- Where the run stands: at its start, or exactly where its last checkpoint stopped.
     resumed = ranks.on_main(lambda: runs.last_checkpoint(cfg.resume) if cfg.resume else None)
-    state = ranks.together(State.at, resumed, model, optimizer, scaler, ranks.rank)
+    saved = ranks.together(checkpoint.load, resumed, model)
+    parameters = sharding.trained_parameters(model, cfg)
+    optimizer, scaler = build_optimizer(model, cfg), loss_scaler(device, precision)
+    state = ranks.together(State.of, resumed, saved, optimizer, scaler, ranks.rank)
+    parts = MicroBatches(prepared, optimizer, reporter, ranks)
 
     # ---- The run folder, and who may interfere.
+    record = card.run_record(cfg, origin, device, precision, ranks) | {"data_fingerprint": prepared.data_fingerprint}
     open_folder = RunFolder.create if ranks.is_main else UnwrittenRun
     run = open_folder(cfg.runs_dir / name, runtime_before=state.runtime)
-    reporter.log_to(run.path / "train.log")
-    environment = card.run_record(cfg, origin, device, precision, ranks)
-    record = environment | {"data_fingerprint": prepared.data_fingerprint}
-    ranks.on_main(preflight.write_lists, run.path, prepared.report)
     run.write_config(record)
+    reporter.log_to(run.path / "train.log")
+    ranks.on_main(preflight.write_lists, run.path, prepared.report)
     run.beat(state="starting", step=state.step, max_steps=max_steps)
     steering, mirrors = Steering(run, ranks), Mirrors(cfg.report_to, run, reporter.print)
     kept = KeptResults(cfg, prepared.tokens, origin.fingerprint, precision)
@@ -132,7 +133,8 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         trainer = state.record(optimizer, scaler, ranks.gather(torch.get_rng_state))
         results = (evaluate.latest, evaluate.latest_step, evaluate.normalizer)
         text = ranks.on_main(card.model_card, cfg, state.step, *results)
-        ranks.on_main(checkpoint.save, run.path, state.step, model, origin, trainer, record, text)
+        trained = checkpoint.what_trained(model, origin)
+        ranks.on_main(checkpoint.save, run.path, state.step, trained, trainer, record, text)
         ranks.on_main(checkpoint.tidy, run.path, state.step, state.is_best, cfg.keep)
 
     # ---- The data: a seeded order, collated ahead of the loop where the device leaves the cores idle.
@@ -144,23 +146,26 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
     data = batches.read_ahead(order, lambda item: [collate(each) for each in ranks.mine(item[1])], workers)
 
     # ---- What the loop is about: a step's gradients, from its micro-batches or, where memory runs out, parts of them.
+    def losses(batch: Batch, totals: Totals) -> tuple[Tensor, Tensor]:
+        """What a micro-batch adds to the step's loss (), and to its mean cross-entropy and KL (2,)."""
+        on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)
+        with in_precision():
+            features = frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel, cfg.checkpointing)
+            hidden = decode(model, on.inputs, features, cfg.checkpointing)  # (B, T), (B, A, C) -> (B, T, C)
+            logits = project(model, hidden, on.counted)  # (N, V)
+        ce, kl = sum_cross_entropy(logits, on.labels) / totals.tokens, torch.zeros((), device=device)
+        if original and original.applies_to(batch):
+            with in_precision():
+                kl = original.sum_kl(batch, on, features, logits) / totals.kl_tokens
+        return ce + kl_weight * kl, torch.stack([ce, kl]).detach()
+
     def add_gradients(micro_batches: Sequence[Batch], totals: Totals) -> Tensor:
         """Add the gradients of micro-batches; returns (2,): what they add to the step's mean cross-entropy and KL."""
         means = torch.zeros(2, device=device)
-        for batch in micro_batches:
-            on = batch.on(device)  # mel (B, M, F), inputs (B, T), counted positions (N,), labels (N,)
-            with in_precision():
-                features = frozen_encoder(batch, on.mel) if frozen_encoder else encode(model, on.mel, cfg.checkpointing)
-                hidden = decode(model, on.inputs, features, cfg.checkpointing)  # (B, T), (B, A, C) -> (B, T, C)
-                logits = project(model, hidden, on.counted)  # (N, V)
-            loss = sum_cross_entropy(logits, on.labels) / totals.tokens
-            means[0] += loss.detach()
-            if original and original.applies_to(batch):
-                with in_precision():
-                    divergence = original.sum_kl(batch, on, features, logits) / totals.kl_tokens
-                means[1] += divergence.detach()
-                loss = loss + kl_weight * divergence
-            scaler.scale(loss).backward()
+        for batch, weight in sharding.padded(micro_batches, totals.largest_share if cfg.shard else 0):
+            loss, its_means = sharding.run(model, partial(losses, batch, totals))
+            means += weight * its_means
+            scaler.scale(weight * loss).backward()
         return means
 
     # ---- The loop: occasional work first, the step last.
@@ -173,7 +178,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 if (due and state.evaluated != state.step) or steering.evaluation_wanted:
                     log.write(bar)
                     with in_fp32(model), lora.merged(model):
-                        state.evaluation_done(evaluate(model, state.step), evaluate.over_budget)
+                        state.evaluation_done(evaluate(sharding.whole_model(model), state.step), evaluate.over_budget)
                     steering.evaluation_wanted, steering.save_wanted = False, state.step > 0
                 save_due = cfg.save_every and state.step % cfg.save_every == 0 and state.saved != state.step
                 if steering.save_wanted or save_due:
@@ -186,18 +191,16 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 run.beat(state="training", step=state.step)
                 steering.between_steps()
 
-                # Draw the step's micro-batches; a loss is a sum over tokens, divided once by the tokens of them all,
-                # on all ranks.
+                # Draw the step's micro-batches; a loss is a sum over tokens, divided once by the tokens of all ranks.
                 started = time.perf_counter()
                 (state.position, _), micro_batches = ranks.together(next, data)
                 waited = time.perf_counter() - started
                 totals = Totals.of(micro_batches, original, ranks)
                 for bad in totals.bad:
                     reporter.print(f"left out: {bad}")
-                ce, kl = means = ranks.together(parts.run, partial(add_gradients, totals=totals), micro_batches)
-                penalty = torch.zeros((), device=device)
-                for anchor in anchors:
-                    penalty += anchor.add_gradients(scaler.get_scale())
+                ce, kl = means = parts.run(partial(add_gradients, totals=totals), micro_batches)
+                penalties = [anchor.add_gradients(scaler.get_scale()) for anchor in anchors]
+                penalty = sum(penalties, torch.zeros((), device=device))
                 ranks.sum_gradients(parameters)
                 ranks.sum_([means])
                 state.step_done(totals)
@@ -217,8 +220,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                     **parts.numbers(),
                 }
                 numbers = {"train/loss": ce + kl_weight * kl + penalty, "train/ce": ce, "train/grad_norm": norm}
-                numbers |= {"train/kl": kl} if original else {}
-                numbers |= {"train/ewc": penalty} if anchors else {}
+                numbers |= ({"train/kl": kl} if original else {}) | ({"train/ewc": penalty} if anchors else {})
                 log.put(numbers, known)
         # Under a budget also look between the original and the checkpoints.
         ranks.together(lambda: sweep.choose_for_run(evaluate, device, reporter.stdout) if ranks.is_main else None)

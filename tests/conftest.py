@@ -42,7 +42,7 @@ def random_whisper(multilingual: bool = False, n_mels: int = 80, layers: int = 1
 @pytest.fixture(autouse=True)
 def _restore_signals() -> Iterator[None]:
     """A training takes the process's handlers; pytest wants its own back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -42,6 +42,7 @@ from whisper_min.data import hub, shards, sources, subtitles
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import Label, Tokens
 from whisper_min.model import lora, weights
+from whisper_min.training import checkpoint
 from whisper_min.training.state import State
 from whisper_min.ui import alerts, once, spectrogram
 from whisper_min.ui.model import Deadline, RunView
@@ -378,7 +379,7 @@ def read_trainer(path: Path) -> None:
     model, optimizer, scaler = trained()
     if not (weight_file := path.parent / "model.safetensors").exists():
         weight_file.write_bytes(save(model.state_dict()))
-    state = State.at(path.parent, model, optimizer, scaler, 0)
+    state = State.of(path.parent, checkpoint.load(path.parent, model), optimizer, scaler, 0)
     assert [type(value) for value in asdict(state).values()][:2] == [int, tuple]
 
 

@@ -30,9 +30,8 @@ TRAINER: dict[str, Any] = {"step": 1, "best": {"step": 1, "wer": 0.5}, "rng": to
 def save(run: Path, step: int, model: Whisper | None = None) -> Path:
     """A checkpoint of a small model whose weights depend on the step."""
     trainer = {**TRAINER, "step": step}
-    return checkpoint.save(
-        run, step, model or small_whisper(seed=step), ORIGIN, trainer, {"seed": step}, f"card {step}"
-    )
+    trained = checkpoint.what_trained(model or small_whisper(seed=step), ORIGIN)
+    return checkpoint.save(run, step, trained, trainer, {"seed": step}, f"card {step}")
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -114,7 +114,9 @@ def test_resume_takes_the_other_options_from_the_run(tmp_path: Path) -> None:
     resumed = replace(saved, resume=folder, run="mine", runs_dir=tmp_path / "runs", check=False)
     assert saved.check and config.parse(["--resume", str(folder)]) == resumed
     assert config.parse([f"--resume={folder}", "--max-steps", "9"]) == replace(resumed, max_steps=9)
-    sound = replace(resumed, device="cpu", lr=1e-5, language="en", task="transcribe", confidence=0.9, report_to=())
+    sound = replace(
+        resumed, device="cpu", lr=1e-5, language="en", task="transcribe", confidence=0.9, report_to=(), shard=False
+    )
     assert len(config.check(sound)) == 2  # --lean goes with neither --ewc nor --l2sp
     sound = replace(sound, lean=False)
     assert config.check(sound) == []

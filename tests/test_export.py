@@ -34,7 +34,9 @@ def run(tmp_path: Path) -> Path:
     RunFolder.create(folder).write_config(record)
     origin = weights.Origin(str(model), "x", fingerprint, None)
     for step in (1, 2):
-        checkpoint.save(folder, step, small_whisper(seed=step), origin, {}, to_record(Config()), "card")
+        checkpoint.save(
+            folder, step, checkpoint.what_trained(small_whisper(seed=step), origin), {}, to_record(Config()), "card"
+        )
     checkpoint.point(folder, "best", 1)
     return folder
 

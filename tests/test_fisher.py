@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import babble, random_whisper
 from quick_model import lively_whisper, one_thread  # noqa: F401
@@ -35,15 +37,14 @@ def closed_form(inputs: Tensor, p: Tensor) -> Tensor:
 def test_exact_expectation_is_the_closed_form() -> None:
     """Every label of every input, weighted by the root of its probability: squares then average by probability."""
     weights, inputs, p = regression()
-    classes = p.shape[1]
 
     def every_label():
         for x, its in zip(inputs, p, strict=True):
-            for label in range(classes):
+            for label in range(p.shape[1]):
                 yield its[label].sqrt() * (weights @ x).log_softmax(-1)[label]
 
-    found = fisher.diagonal({"w": weights}, every_label())["w"] * classes  # the mean is over inputs, not labels
-    torch.testing.assert_close(found, closed_form(inputs, p), rtol=1e-5, atol=1e-6)
+    found = fisher.sum_squares({"w": weights}, every_label())["w"]
+    torch.testing.assert_close(found / len(inputs), closed_form(inputs, p), rtol=1e-5, atol=1e-6)
 
 
 def test_sampled_labels_converge_to_it_and_batching_would_shrink_it() -> None:
@@ -51,32 +52,32 @@ def test_sampled_labels_converge_to_it_and_batching_would_shrink_it() -> None:
     generator = torch.Generator().manual_seed(1)
 
     def drawn(batch: int):
+        """Means over so many labels at a time."""
         for start in range(0, 6000, batch):
             rows = torch.arange(start, start + batch) % len(inputs)
             labels = torch.multinomial(p[rows], 1, generator=generator)
             yield (inputs[rows] @ weights.T).log_softmax(-1).gather(1, labels).mean()
 
-    one = fisher.diagonal({"w": weights}, drawn(1))["w"]
+    one, batched = (fisher.sum_squares({"w": weights}, drawn(batch))["w"] * batch / 6000 for batch in (1, 20))
     torch.testing.assert_close(one, closed_form(inputs, p), rtol=0.15, atol=0.01)
-    assert float(fisher.diagonal({"w": weights}, drawn(20))["w"].sum()) < 0.2 * float(one.sum())
+    assert float(batched.sum()) < 0.2 * float(one.sum())
 
 
 def test_wrong_labels_give_another_one() -> None:
     """The empirical Fisher is another quantity: it takes labels that the model need not believe."""
     weights, inputs, p = regression()
     unlikely = p.argmin(-1)
-    found = fisher.diagonal(
+    found = fisher.sum_squares(
         {"w": weights}, ((weights @ x).log_softmax(-1)[y] for x, y in zip(inputs, unlikely, strict=True))
     )["w"]
-    assert float(found.sum()) > 1.5 * float(closed_form(inputs, p).sum())
+    assert float(found.sum()) / len(inputs) > 1.5 * float(closed_form(inputs, p).sum())
 
 
 def test_empty_and_zero_are_refused() -> None:
     weight = torch.ones(3, requires_grad=True)
-    with pytest.raises(ValueError, match="empty"):
-        fisher.diagonal({"w": weight}, iter(()))
-    with pytest.raises(ValueError, match="zero everywhere"):
-        fisher.diagonal({"w": weight}, iter([(0 * weight).sum()]))
+    for log_likelihoods in ([], [(0 * weight).sum()]):
+        with pytest.raises(ValueError, match="zero everywhere"):
+            fisher.rescale(fisher.sum_squares({"w": weight}, log_likelihoods))
 
 
 def test_rescaled_to_mean_one_over_all_weights() -> None:
@@ -104,25 +105,24 @@ def test_sampling_draws_from_the_models_own_predictions() -> None:
     assert again == texts[0]
 
 
+def spoken_window(folder: Path, index: int) -> Window:
+    """A recording of a second."""
+    path = folder / f"{index}.wav"
+    soundfile.write(path, babble(1.0, seed=index), 16_000)
+    example = Example(str(index), path, "One two.", str(path))
+    return Window((example,), ("One two.",), 5 * 16_000, "replay")
+
+
 @pytest.mark.parametrize("sampled", [True, False])
 def test_every_weight_that_speaks_matters(tmp_path: Path, sampled: bool) -> None:
     """Through the real forward: encoder and decoder have information, utterance by utterance."""
-    import soundfile
-
     model = lively_whisper()
     tokens = Tokens(model.dims)
-    windows = []
-    for index in range(2):
-        path = tmp_path / f"{index}.wav"
-        soundfile.write(path, babble(1.0, seed=index), 16_000)
-        example = Example(str(index), path, "One two.", str(path))
-        windows.append(Window((example,), ("One two.",), 5 * 16_000, "replay"))
+    windows = [spoken_window(tmp_path, index) for index in range(2)]
     parameters = {name: parameter for name, parameter in model.named_parameters()}
 
-    from contextlib import nullcontext
-
     def run(seed: int) -> dict[str, Tensor]:
-        return fisher.diagonal(
+        return fisher.sum_squares(
             parameters, fisher.log_likelihoods(model, windows, tokens, sampled, False, seed, nullcontext)
         )
 
@@ -130,16 +130,29 @@ def test_every_weight_that_speaks_matters(tmp_path: Path, sampled: bool) -> None
     assert all(bool((each >= 0).all()) and bool(each.isfinite().all()) for each in found.values())
     matters = {name for name, each in found.items() if bool(each.any())}
     assert {"encoder.conv1.weight", "encoder.blocks.0.attn.query.weight", "decoder.token_embedding.weight"} <= matters
-    assert all(torch.equal(each, run(0)[name]) for name, each in found.items()), "the seed does not fix it"
+    again = run(0)
+    assert all(torch.equal(each, again[name]) for name, each in found.items()), "the seed does not fix it"
+
+
+def test_a_sampled_text_does_not_depend_on_the_utterances_before_it(tmp_path: Path) -> None:
+    """So that ranks that share them sample what one rank does."""
+    model = lively_whisper()
+    windows = [spoken_window(tmp_path, index) for index in range(3)]
+
+    def likelihoods(of: list[Window], seed: int) -> list[float]:
+        found = fisher.log_likelihoods(model, of, Tokens(model.dims), True, False, seed, nullcontext)
+        return [float(each.detach()) for each in found]
+
+    together = likelihoods(windows, 0)
+    assert together == [likelihoods([window], 0)[0] for window in windows]
+    assert all(one != other for one, other in zip(together, likelihoods(windows, 1), strict=True))
 
 
 def test_kept_under_the_fingerprint_of_the_weights(tmp_path: Path) -> None:
     parameters = {"w": torch.ones(2, 3)}
     path = tmp_path / "fisher" / "key.safetensors"
-    assert fisher.load(path, "abc", parameters) is None
     fisher.save(path, {"w": torch.full((2, 3), 2.0)}, "abc")
     found = fisher.load(path, "abc", parameters)
-    assert found is not None
     assert torch.equal(found["w"], torch.full((2, 3), 2.0))
     with pytest.raises(InputError, match="of other weights"):
         fisher.load(path, "abd", parameters)
@@ -173,4 +186,4 @@ def test_random_models_are_not_flat() -> None:
     logits = model.decoder(torch.tensor([tokens.prefix]), features)
     weight = model.encoder.conv1.weight
     with pytest.raises(ValueError, match="zero everywhere"):
-        fisher.diagonal({"conv": weight}, iter([logits[0, -1].log_softmax(-1)[0]]))
+        fisher.rescale(fisher.sum_squares({"conv": weight}, [logits[0, -1].log_softmax(-1)[0]]))

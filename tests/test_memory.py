@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,6 +148,35 @@ def test_what_fits_is_not_refused_and_nothing_fits_is_said(monkeypatch: pytest.M
 def test_free_memory_is_this_machines() -> None:
     """Between nothing and all of it."""
     assert 0 < memory.available_bytes(CPU) < memory.psutil.virtual_memory().total
+
+
+def test_sharding_splits_gradients_and_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the ranks; it is proposed where there are several, and fits."""
+    whole = needed("base", batch_size=1)
+    assert needed("base", batch_size=1, shard=True) == whole
+    assert "--shard" not in refusal(monkeypatch, "base", whole - 1, Config(batch_size=1))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    dims = memory.official_dimensions("base")
+    assert dims is not None
+    assert whole - needed("base", batch_size=1, shard=True) == pytest.approx(12 * sum(memory.parameters(dims)) * 3 / 4)
+    assert "--shard" in refusal(monkeypatch, "base", whole - 1, Config(batch_size=1))
+
+
+def test_ranks_share_a_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its part, and a refusal says so; a machine that fits one training need not fit two."""
+    dims = memory.official_dimensions("tiny")
+    assert dims is not None
+    free = SimpleNamespace(available=int(1.5 * needed("tiny")))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: free)
+
+    def faults() -> list[str]:
+        return memory.check_memory(dims, Config(model="tiny"), "fp32", CPU, N_SAMPLES)
+
+    assert faults() == []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory.available_bytes(CPU) == free.available // 2
+    (fault,) = faults()
+    assert "GB free for each of 2 ranks; what would fit: --batch_size" in fault
 
 
 @pytest.mark.gpu

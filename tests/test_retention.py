@@ -175,7 +175,7 @@ def test_the_fisher_information_is_estimated_once(
         raise AssertionError("estimated again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(retention.fisher, "diagonal", fail)
+        patch.setattr(retention.fisher, "sum_squares", fail)
         second = workshop.train("fisher-2", *options)
     assert_same_run(first, second)
     kept.write_bytes(kept.read_bytes()[:100])

@@ -60,11 +60,11 @@ def test_a_trainer_s_state_of_wrong_types_is_refused_by_name(tmp_path: Path, cha
     record = State().record(optimizer, scaler, [torch.get_rng_state()])
     torch.save(record | changes, tmp_path / "trainer.pt")
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    assert fault_of(lambda: State.at(tmp_path, model, optimizer, scaler, 0)).startswith(
+    assert fault_of(lambda: State.of(tmp_path, checkpoint.load(tmp_path, model), optimizer, scaler, 0)).startswith(
         f"{tmp_path}: is not a checkpoint of this run ("
     )
     torch.save(record, tmp_path / "trainer.pt")
-    assert State.at(tmp_path, model, optimizer, scaler, 0) == State()
+    assert State.of(tmp_path, checkpoint.load(tmp_path, model), optimizer, scaler, 0) == State()
 
 
 def claims(dims: dict[str, Any], state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -35,7 +35,8 @@ def save(run: Path, rng: list[Tensor]) -> tuple[Path, Whisper, torch.optim.Optim
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    return checkpoint.save(run, 7, model, ORIGIN, STATE.record(optimizer, scaler, rng), {}, "card"), model, optimizer
+    trained = checkpoint.what_trained(model, ORIGIN)
+    return checkpoint.save(run, 7, trained, STATE.record(optimizer, scaler, rng), {}, "card"), model, optimizer
 
 
 def test_without_a_checkpoint_it_is_the_start() -> None:
@@ -43,7 +44,7 @@ def test_without_a_checkpoint_it_is_the_start() -> None:
     model = small_whisper()
     optimizer, scaler = trainer(model)
     before = torch.get_rng_state()
-    assert State.at(None, model, optimizer, scaler, rank=0) == State()
+    assert State.of(None, checkpoint.load(None, model), optimizer, scaler, rank=0) == State()
     assert same_weights(model, small_whisper())
     assert optimizer.state_dict()["state"] == {}
     assert scaler.get_scale() == 64.0
@@ -56,7 +57,7 @@ def test_a_checkpoint_gives_everything_back(tmp_path: Path) -> None:
     resumed = small_whisper(seed=1)
     its_optimizer, scaler = trainer(resumed)
     torch.manual_seed(99)
-    state = State.at(place, resumed, its_optimizer, scaler, rank=0)
+    state = State.of(place, checkpoint.load(place, resumed), its_optimizer, scaler, rank=0)
     assert state == replace(STATE, saved=7)
     assert same_weights(resumed, model)
     moments, its_moments = optimizer.state_dict()["state"], its_optimizer.state_dict()["state"]
@@ -75,14 +76,14 @@ def test_each_rank_goes_on_with_its_own_random_state(tmp_path: Path, rank: int, 
     """Of two that saved; additional ranks share theirs, and one alone has the first."""
     place, _, _ = save(tmp_path, [torch.Generator().manual_seed(each).get_state() for each in (10, 11)])
     model = small_whisper()
-    State.at(place, model, *trainer(model), rank=rank)
+    State.of(place, checkpoint.load(place, model), *trainer(model), rank=rank)
     assert torch.equal(torch.rand(5), torch.rand(5, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_a_step_is_counted() -> None:
     """One more, with what the cross-entropy counted on all ranks; the rest stays."""
     state = replace(STATE)
-    state.step_done(Totals(tokens=100, kl_tokens=60, clips=8, audio_seconds=30.25, bad=["a clip"]))
+    state.step_done(Totals(tokens=100, kl_tokens=60, clips=8, audio_seconds=30.25, largest_share=1, bad=["a clip"]))
     assert state == replace(STATE, step=8, tokens=1000, audio_seconds=91.75)
 
 

@@ -31,7 +31,8 @@ def status(steering: Steering) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("number", "reason", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+    ("number", "reason", "code"),
+    [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143), (signal.SIGUSR1, "SIGUSR1", 143)],
 )
 def test_a_signal_asks_for_a_stop(steering: Steering, number: signal.Signals, reason: str, code: int) -> None:
     """The step goes on; the reason and the exit code are kept."""

@@ -81,7 +81,8 @@ def make_run(folder: Path, original: Whisper, tuned: dict[int, Whisper], **optio
     run.write_config({**config.to_record(cfg), "weights_fingerprint": fingerprint})
     run.log_metrics(0, {})
     for step, each in tuned.items():
-        checkpoint.save(folder, step, each, weights.Origin(str(model), "x", fingerprint, None), {}, {}, "card")
+        origin = weights.Origin(str(model), "x", fingerprint, None)
+        checkpoint.save(folder, step, checkpoint.what_trained(each, origin), {}, {}, "card")
     checkpoint.point(folder, "best", next(iter(tuned)))
     return folder
 
@@ -425,7 +426,7 @@ def test_at_the_end_of_a_training(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_best_and_last_are_both_looked_at(run: Path) -> None:
     """Two checkpoints, eight points; the last one, of the original's own weights, gains nothing anywhere."""
     origin = weights.Origin("x", "x", "0", None)
-    checkpoint.save(run, 5, ending_whisper(), origin, {}, {}, "card")
+    checkpoint.save(run, 5, checkpoint.what_trained(ending_whisper(), origin), {}, {}, "card")
     choice = choose_for_run(evaluation_of(run, max_forgetting=0.05), torch.device("cpu"), Console(quiet=True))
     assert choice is not None
     assert choice.candidate is not None

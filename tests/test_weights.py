@@ -165,7 +165,7 @@ def test_a_run_folder_gives_its_best_checkpoint(tmp_path: Path) -> None:
     origin = weights.Origin("x", "x", "0", [[0, 0]])
     models = {step: small_whisper(seed=step) for step in (1, 2)}
     for step, model in models.items():
-        checkpoint.save(tmp_path, step, model, origin, {}, {}, "card")
+        checkpoint.save(tmp_path, step, checkpoint.what_trained(model, origin), {}, {}, "card")
     last, _ = weights.load(str(tmp_path))
     assert same_weights(last, models[2])
     checkpoint.point(tmp_path, "best", 1)

@@ -184,6 +184,10 @@ class Config:
     """Weights in bf16: rounded stochastically where they train, with AdamW's moments in 8 bits (torchao; needs a C++
     compiler). Adapters, and their moments, stay in fp32."""
 
+    shard: bool = False
+    """Split weights, gradients and the optimizer among torchrun's ranks (FSDP2), where they do not fit one device; the
+    ranks then exchange weights all along a step."""
+
     eval_every: int | None = None
     """Steps between evaluations. Without it: five in a run, fewer in a long one (10,000 clips) where they would take
     over a tenth of the training's operations. The original is always evaluated first."""
@@ -435,6 +439,15 @@ def check(cfg: Config) -> list[str]:
             f"--task translate: {cfg.model} only transcribes; use the multilingual --model "
             f"{cfg.model.removesuffix('.en')}"
         )
+    if cfg.shard and (cfg.ewc or cfg.l2sp):
+        faults.append("--shard: has no --ewc and --l2sp; give --kl, or --method lora without --shard")
+    if cfg.shard and cfg.method == "lora":
+        faults.append("--shard: adapters have next to nothing to split; leave it out, or give --method full")
+    for name in ("compile", "lean"):
+        if cfg.shard and getattr(cfg, name):
+            faults.append(f"--{name}: does not go with --shard yet; leave one of them out")
+    if cfg.shard and cfg.batch_size == "auto":
+        faults.append("--shard: --batch_size auto tries a whole model; give a number")
     faults += check_mirrors(cfg)
     if streams(cfg) and not cfg.eval_data:
         faults.append("--data: tars are streamed, so that no tenth of them can be held out; give --eval_data SET")

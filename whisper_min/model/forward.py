@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from whisper import Whisper
 from whisper.model import Linear, MultiHeadAttention, ResidualAttentionBlock
@@ -117,10 +119,13 @@ def _run(layer: Callable[..., Tensor], checkpointing: bool, block: ResidualAtten
     """A block's output; under checkpointing (arXiv:1604.06174) nothing in it is kept for the backward pass."""
     if torch.is_grad_enabled():
         layer = getattr(block, "compiled", layer)
+    # the block itself gathers its weights where they are split among ranks (`training/sharding.py`)
+    sharded = isinstance(block, FSDPModule)
+    call: Callable[..., Tensor] = block if sharded else partial(layer, block)
     if checkpointing and torch.is_grad_enabled():
-        again: Tensor = checkpoint(layer, block, *inputs, use_reentrant=False)
+        again: Tensor = checkpoint(call, *inputs, use_reentrant=False)
         return again
-    return layer(block, *inputs)
+    return call(*inputs)
 
 
 def project(model: Whisper, hidden: Tensor, positions: Tensor) -> Tensor:

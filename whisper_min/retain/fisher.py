@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,30 +28,26 @@ from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
 from whisper_min.model.weights import read_safetensors
 
 
-def diagonal(parameters: Mapping[str, Tensor], log_likelihoods: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Mean of the squared gradients of each log-likelihood (scalar tensors), one at a time.
-
-    Raises ValueError where there are none, or where every gradient is zero: such a Fisher protects nothing.
-    """
+def sum_squares(parameters: Mapping[str, Tensor], log_likelihoods: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Sum of the squared gradients of each log-likelihood (scalar tensors), one at a time."""
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    count = 0
     for log_likelihood in log_likelihoods:
         gradients = torch.autograd.grad(log_likelihood, list(parameters.values()), allow_unused=True)
         for square, gradient in zip(squares.values(), gradients, strict=True):
             if gradient is not None:
                 square.addcmul_(gradient, gradient)
-        count += 1
-    if count == 0 or not any(square.any() for square in squares.values()):
-        raise ValueError(
-            "the Fisher information is empty" if count == 0 else "the Fisher information is zero everywhere"
-        )
-    return {name: square / count for name, square in squares.items()}
+    return squares
 
 
-def rescale(fisher: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scale to mean 1 over all weights, so that λ means the same for every model and set."""
-    mean = sum(float(each.double().sum()) for each in fisher.values()) / sum(each.numel() for each in fisher.values())
-    return {name: each / mean for name, each in fisher.items()}
+def rescale(squares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sums of squares as the diagonal, scaled to mean 1 over all weights: λ means the same for every model and set.
+
+    Raises ValueError where all are zero, or of no utterance: such a Fisher protects nothing.
+    """
+    mean = sum(float(each.double().sum()) for each in squares.values()) / sum(each.numel() for each in squares.values())
+    if mean == 0:
+        raise ValueError("the Fisher information is zero everywhere")
+    return {name: each / mean for name, each in squares.items()}
 
 
 @torch.no_grad()
@@ -88,10 +85,14 @@ def log_likelihoods(
     seed: int,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Tensor]:
-    """log p(y | x) of one utterance after another, with y sampled from the model or taken from the labels."""
+    """log p(y | x) of one utterance after another, with y taken from the labels or sampled from the model.
+
+    What is sampled depends on the seed and the utterance alone, not on the others, which another rank may have.
+    """
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
     for window in windows:
+        own = random.Random(f"{seed} fisher {window.name}".encode("utf-8", "surrogatepass"))
+        generator = torch.Generator().manual_seed(own.getrandbits(63))
         waveform = window.examples[0].read(normalize)
         mel = audio.log_mel(audio.pad([waveform], window.context).to(device), model.dims.n_mels)  # (1, M, F)
         with autocast():
@@ -117,10 +118,8 @@ def cache_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def load(path: Path, fingerprint: str, parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """A Fisher kept on disk; None where there is none. InputError where it is of other weights, or protects nothing."""
-    if not path.is_file():
-        return None
+def load(path: Path, fingerprint: str, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A Fisher kept on disk; InputError where it is of other weights, or protects nothing."""
     fisher, metadata = read_safetensors(path)
     if metadata.get("fingerprint") != fingerprint:
         raise InputError(

@@ -18,6 +18,7 @@ from whisper_min import runs
 from whisper_min.config import Config, to_record
 from whisper_min.model.weights import Origin
 from whisper_min.training.flops import peak_flops
+from whisper_min.training.launch import launch_id
 from whisper_min.training.ranks import ALONE, Ranks
 
 PACKAGES = ("torch", "openai-whisper", "torchaudio", "numpy", "soundfile", "jiwer", "safetensors")
@@ -41,6 +42,7 @@ def run_record(
             "precision": precision,
             "peak_flops": peak_flops(name, precision) if device.type == "cuda" else None,  # None: no perf/mfu
             "ranks": ranks.world_size,
+            "launch": launch_id(),
             "threads": torch.get_num_threads(),
             "deterministic": deterministic(cfg, device),
             "switches": switches(device),

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from whisper import Whisper
 from whisper_min import runs
 from whisper_min.config import InputError
 from whisper_min.model import lora, weights
+from whisper_min.training.sharding import whole
 
 MODEL_FILE, TRAINER_FILE = "model.safetensors", "trainer.pt"
 
@@ -34,20 +36,22 @@ class SaveError(Exception):
 def save(
     run: Path,
     step: int,
-    model: Whisper,
-    origin: weights.Origin,
+    trained: tuple[dict[str, Tensor], dict[str, str]],
     trainer: dict[str, Any],
     config: dict[str, Any],
     card: str,
 ) -> Path:
-    """Write `checkpoints/<step>` whole or not at all, and point `last` at it; SaveError where the disk refuses."""
+    """Write `checkpoints/<step>` whole or not at all, and point `last` at it; SaveError where the disk refuses.
+
+    `trained` is what `what_trained` returns.
+    """
     folder = run / "checkpoints"
     final, beside = folder / str(step), folder / f".{step}.partial"
     try:
         folder.mkdir(exist_ok=True)
         _recover(folder)
         beside.mkdir()
-        state, metadata = what_trained(model, origin)
+        state, metadata = trained
         _write(beside / MODEL_FILE, lambda path: save_file(state, path, metadata=metadata))
         _write(beside / TRAINER_FILE, lambda path: _save_trainer(trainer, path))
         _write(beside / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n", "utf-8"))
@@ -67,22 +71,37 @@ def save(
 
 
 def what_trained(model: Whisper, origin: weights.Origin) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a checkpoint: the adapters alone under LoRA, else the whole model."""
+    """Tensors and metadata of a checkpoint: under LoRA the adapters alone, else the model; all ranks call this."""
     if lora.adapted_layers(model):
         state, metadata = lora.adapter_state(model), lora.adapter_metadata(model, origin.name, origin.fingerprint)
     else:
         state, metadata = model.state_dict(), weights.safetensors_metadata(model.dims, origin)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}, metadata
 
 
-def load_weights(checkpoint: Path, model: Whisper) -> None:
-    """Give a model, with its adapters attached under LoRA, the weights of a checkpoint."""
+def load(checkpoint: Path | None, model: Whisper) -> dict[str, Any] | None:
+    """Give a model, with its adapters attached under LoRA, the weights of a checkpoint; returns its trainer's state."""
+    if checkpoint is None:
+        return None
+    trainer = load_trainer(checkpoint)
     path = checkpoint / MODEL_FILE
     state, metadata = weights.read_safetensors(path)
-    if metadata.get("layout") == lora.LAYOUT:
-        lora.copy_adapters(model, state, str(path))
-    else:
-        model.load_state_dict(state)
+    with of_this_run(checkpoint):
+        if metadata.get("layout") == lora.LAYOUT:
+            lora.copy_adapters(model, state, str(path))
+        else:
+            model.load_state_dict(state)
+    return trainer
+
+
+@contextmanager
+def of_this_run(checkpoint: Path) -> Iterator[None]:
+    """Raises InputError where what a checkpoint holds does not fit what it is given to."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{checkpoint}: is not a checkpoint of this run ({reason}); {advice(checkpoint)}") from None
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

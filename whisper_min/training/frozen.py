@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
 from torch import Tensor
 from whisper import Whisper
@@ -11,6 +10,7 @@ from whisper_min.config import Config
 from whisper_min.data import augment
 from whisper_min.data.batches import Batch
 from whisper_min.model.forward import encode
+from whisper_min.training import memory
 
 # Share of the free memory that may hold encoder outputs; beyond it clips are encoded again each epoch.
 MEMORY_SHARE = 0.25
@@ -24,7 +24,7 @@ class FrozenEncoder:
 
     def __init__(self, model: Whisper, cfg: Config) -> None:
         self.model, self.cfg = model, cfg
-        self.budget = int(MEMORY_SHARE * psutil.virtual_memory().available)
+        self.budget = int(MEMORY_SHARE * memory.available_bytes(torch.device("cpu")))
         self.kept: dict[tuple[str, ...], Tensor] = {}
         self.bytes = 0
 

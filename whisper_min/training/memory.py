@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 
 import psutil
@@ -83,7 +84,7 @@ class Ledger:
     """Bytes that fine-tuning needs at its peak, by what they are for; the framework itself is not among them."""
 
     weights: int
-    """fp32, whatever the precision of the forward pass; under --lean bf16, and so are the gradients."""
+    """Whole, as evaluations need them; fp32 whatever the forward pass runs in; under --lean bf16, as the gradients."""
     casts: int
     """The weights in the forward's precision, kept for the backward pass."""
     gradients: int
@@ -137,7 +138,7 @@ def ledger(
     copies = cfg.method != "lora"
     in_fp32 = parameters_in_fp32(dims)
     weights = 2 * (encoder + decoder + sum(in_fp32)) if cfg.lean else 4 * (encoder + decoder)
-    gradients, moments = 4 * trained, 8 * trained
+    gradients, moments = 4 * trained // shards(cfg), 8 * trained // shards(cfg)
     if cfg.lean and copies:
         gradients = 2 * (trained + in_fp32[1] + (0 if cfg.freeze_encoder else in_fp32[0]))
         moments = 2 * trained + 2 * 4 * trained // 256  # with a scale for each 256
@@ -224,10 +225,20 @@ def largest_batch_size(
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of the device."""
+    """Free memory of the device; where ranks share a host's, an equal share of it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // ranks_on_host()
+
+
+def shards(cfg: Config) -> int:
+    """Ranks that gradients and the optimizer are split among."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if cfg.shard else 1
+
+
+def ranks_on_host() -> int:
+    """Processes that torchrun started here; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_memory(
@@ -239,9 +250,10 @@ def check_memory(
     if needed <= free:
         return []
     where = f"{device}" if device.type == "cuda" else "this machine"
+    each = f" for each of {ranks_on_host()} ranks" if device.type != "cuda" and ranks_on_host() > 1 else ""
     return [
         f"--model {cfg.model}: training it with --batch_size {cfg.clips_per_batch} in {precision} needs about "
-        f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free; "
+        f"{needed / 1e9:.0f} GB, and {where} has {free / 1e9:.0f} GB free{each}; "
         + what_would_fit(dims, cfg, precision, device, free)
     ]
 
@@ -259,9 +271,15 @@ def what_would_fit(dims: ModelDimensions, cfg: Config, precision: str, device: t
         fixes.append(f"--batch_size {smaller} --accumulate {cfg.clips_per_batch * cfg.accumulate // smaller}")
     if not cfg.checkpointing and fits(dims, checkpointing=True):
         fixes.append("--checkpointing")
+    if (
+        not (cfg.shard or cfg.ewc or cfg.l2sp or cfg.lean or cfg.compile or cfg.method == "lora")
+        and shards(replace(cfg, shard=True)) > 1
+        and fits(dims, shard=True)
+    ):
+        fixes.append("--shard")
     if cfg.method != "lora" and not cfg.freeze_encoder and fits(dims, freeze_encoder=True):
         fixes.append("--freeze_encoder")
-    if not (cfg.lean or cfg.ewc or cfg.l2sp) and fits(dims, lean=True):
+    if not (cfg.lean or cfg.shard or cfg.ewc or cfg.l2sp) and fits(dims, lean=True):
         fixes.append("--lean")
     if cfg.method != "lora" and fits(dims, method="lora", freeze_encoder=False):
         fixes.append("--method lora")

@@ -12,7 +12,7 @@ import torch
 from whisper_min.data.batches import Batch
 from whisper_min.retain.original import Original
 from whisper_min.training import memory
-from whisper_min.training.ranks import Ranks
+from whisper_min.training.ranks import ALONE, Ranks
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.setup import Prepared
 
@@ -28,21 +28,23 @@ class Totals(NamedTuple):
     """That the KL divergence is divided by."""
     clips: int
     audio_seconds: float
+    largest_share: int
+    """Micro-batches of the rank that has most of them."""
     bad: list[str]
     """Windows left out because a file could not be decoded."""
 
     @classmethod
     def of(cls, batches: Sequence[Batch], original: Original | None, ranks: Ranks) -> Totals:
         """Add up this rank's micro-batches and the others'."""
-        return cls(
-            *ranks.add_up(
-                sum(batch.targets.count for batch in batches),
-                sum(batch.targets.count for batch in batches if original and original.applies_to(batch)),
-                sum(len(batch.ids) for batch in batches),
-                sum(batch.audio_seconds for batch in batches),
-                [bad for batch in batches for bad in batch.bad],
-            )
+        tokens, kl_tokens, clips, audio_seconds, shares, bad = ranks.add_up(
+            sum(batch.targets.count for batch in batches),
+            sum(batch.targets.count for batch in batches if original and original.applies_to(batch)),
+            sum(len(batch.ids) for batch in batches),
+            sum(batch.audio_seconds for batch in batches),
+            [len(batches)],
+            [bad for batch in batches for bad in batch.bad],
         )
+        return cls(tokens, kl_tokens, clips, audio_seconds, max(shares), bad)
 
     def rates(self, seconds: float, waited: float) -> dict[str, float]:
         """Metrics of a step that took so long, and waited for its data for a part of that."""
@@ -65,14 +67,23 @@ class MicroBatches:
         what would fit, where single clips do not, is told by its options
     optimizer : Optimizer
         knows the gradients that a failed step leaves behind
+    ranks : Ranks
+        hear of what fails on one of them; under `--shard` that one ends at once, for the others wait amid the step
     """
 
-    def __init__(self, prepared: Prepared, optimizer: torch.optim.Optimizer, reporter: Reporter) -> None:
-        self.prepared, self.optimizer, self.reporter = prepared, optimizer, reporter
+    def __init__(
+        self, prepared: Prepared, optimizer: torch.optim.Optimizer, reporter: Reporter, ranks: Ranks = ALONE
+    ) -> None:
+        self.prepared, self.optimizer, self.reporter, self.ranks = prepared, optimizer, reporter, ranks
         self.halvings = 0
 
     def run(self, step: Callable[[Sequence[Batch]], Done], batches: Sequence[Batch]) -> Done:
         """`step(batches)`, as often in halves as memory asks for; MemoryError where single clips do not fit."""
+        if self.prepared.cfg.shard:
+            return self._run(step, batches)
+        return self.ranks.together(self._run, step, batches)
+
+    def _run(self, step: Callable[[Sequence[Batch]], Done], batches: Sequence[Batch]) -> Done:
         while True:
             parts = [part for batch in batches for part in batch.split(2**self.halvings)]
             with suppress(torch.OutOfMemoryError):
@@ -82,8 +93,9 @@ class MicroBatches:
             if self.prepared.device.type == "cuda":
                 torch.cuda.empty_cache()
             largest = max(len(part.windows) for part in parts)
-            if largest == 1:
-                raise MemoryError(f"out of memory with one clip at a time; {self._what_would_fit()}")
+            if largest == 1 or self.prepared.cfg.shard:
+                clips = "one clip" if largest == 1 else f"{largest} clips"
+                raise MemoryError(f"out of memory with {clips} at a time; {self._what_would_fit()}")
             self.halvings += 1
             self.reporter.warn(
                 f"out of memory with {largest} clips at a time: micro-batches are halved from here on, to "

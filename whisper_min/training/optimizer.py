@@ -13,6 +13,7 @@ from whisper_min.config import LEARNING_RATES, LORA_LEARNING_RATE, Config, Input
 from whisper_min.model import lora
 from whisper_min.model.bf16 import to_bf16
 from whisper_min.model.forward import check_compiler
+from whisper_min.training.sharding import whole
 
 
 def choose_trainable(model: Whisper, cfg: Config) -> list[nn.Parameter]:
@@ -107,7 +108,7 @@ def clip_and_step(
     all ranks round alike, and so does a resumed run.
     """
     scaler.unscale_(optimizer)  # nothing unless fp16
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if grad_clip > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
     if not scaler.is_enabled():

@@ -24,6 +24,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor
 
 from whisper_min.config import InputError
 
@@ -61,7 +64,8 @@ class Ranks:
         rank, local_rank, world_size = (int(os.environ[name]) for name in ENVIRONMENT[:3])
         if local_rank < torch.cuda.device_count():
             torch.cuda.set_device(local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, store=_store(), rank=rank, world_size=world_size)
         return cls(rank, world_size, local_rank)
 
     def finish(self) -> None:
@@ -143,11 +147,16 @@ class Ranks:
     # ---- Tensors, over the fastest network that their device has.
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums over the ranks; one that a rank lacks counts as zeros."""
+        """Replace gradients by their sums over the ranks; one that a rank lacks counts as zeros.
+
+        Those of sharded parameters (`sharding.py`) have been added up in the backward pass.
+        """
         if self.world_size == 1:
             return
         gradients = []
         for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -165,6 +174,24 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _store() -> Store | None:
+    """Where ranks find each other; None for torch's own way.
+
+    The store that torchrun shares outlives the ranks, and so do the addresses of those that died
+    (https://github.com/pytorch/pytorch/issues/167288): each start gets keys of its own, by a count that hosts may not
+    agree on (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("TORCHELASTIC_MAX_RESTARTS") == "0":
+        return None
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "torchrun --max-restarts: on several hosts restarted ranks may look for dead ones; "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each host before torchrun"
+        )
+    shared, *_ = next(rendezvous("env://"))
+    return PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
 
 
 def _nothing() -> Any:

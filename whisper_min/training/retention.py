@@ -45,22 +45,11 @@ def anchors(
 
     Of several ranks the main one alone has them: it adds their gradients, before all are summed.
     """
-    return ranks.together(lambda: _anchors(model, fingerprint, prepared, autocast, reporter) if ranks.is_main else [])
-
-
-def _anchors(
-    model: Whisper,
-    fingerprint: str,
-    prepared: Prepared,
-    autocast: Callable[[], AbstractContextManager[object]],
-    reporter: Reporter,
-) -> list[Anchor]:
-    made, cfg = [], prepared.cfg
-    if cfg.l2sp:
-        made.append(Anchor(model, cfg.l2sp, None))
+    cfg = prepared.cfg
+    weights: list[tuple[float, dict[str, torch.Tensor] | None]] = [(cfg.l2sp, None)] if cfg.l2sp else []
     if cfg.ewc:
-        made.append(Anchor(model, cfg.ewc, fisher_information(model, fingerprint, prepared, autocast, reporter)))
-    return made
+        weights.append((cfg.ewc, fisher_information(model, fingerprint, prepared, autocast, reporter, ranks)))
+    return ranks.together(lambda: [Anchor(model, *each) for each in weights] if ranks.is_main else [])
 
 
 def fisher_information(
@@ -69,8 +58,13 @@ def fisher_information(
     prepared: Prepared,
     autocast: Callable[[], AbstractContextManager[object]],
     reporter: Reporter,
+    ranks: Ranks = ALONE,
 ) -> dict[str, torch.Tensor]:
-    """The Fisher information of the replay sets, of mean 1; from disk where it was estimated before."""
+    """The Fisher information of the replay sets, of mean 1; from disk where it was estimated before.
+
+    Each rank takes the squared gradients of its share of the utterances, and they are added up; what is on disk is read
+    by the main rank, and empty on the others.
+    """
     cfg, report, tokens = prepared.cfg, prepared.report, prepared.tokens
     known: list[tuple[Window, str]] = []
     for each, replay in zip(report.role("replay"), replays(report, cfg), strict=True):
@@ -81,18 +75,17 @@ def fisher_information(
     kind = f"{cfg.fisher} {cfg.seed} {cfg.language} {cfg.task} {cfg.normalize}"
     path = cfg.data_dir / "fisher" / f"{fisher.cache_key(fingerprint, parameters, windows, digests, kind)}.safetensors"
     device = next(model.parameters()).device
-    found = fisher.load(path, fingerprint, parameters)
-    if found is not None:
+    if ranks.on_main(path.is_file):
+        found = ranks.together(lambda: fisher.load(path, fingerprint, parameters) if ranks.is_main else {})
         reporter.print(f"Fisher information of {len(windows)} utterances: {path}")
         return {name: each.to(device) for name, each in found.items()}
 
-    trains = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    try:
-        with adapters_off(model), reporter.bar("Fisher information", len(windows)) as bar:
+    mine = ranks.mine(windows)
+
+    def squares() -> dict[str, torch.Tensor]:
+        with adapters_off(model), reporter.bar("Fisher information", len(mine)) as bar:
             likelihoods = fisher.log_likelihoods(
-                model, windows, tokens, cfg.fisher == "sampled", cfg.normalize, cfg.seed, autocast
+                model, mine, tokens, cfg.fisher == "sampled", cfg.normalize, cfg.seed, autocast
             )
 
             def shown() -> Iterator[torch.Tensor]:
@@ -100,12 +93,21 @@ def fisher_information(
                     yield likelihood
                     reporter.advance(bar, done)
 
-            estimated = fisher.rescale(fisher.diagonal(parameters, shown()))
-    except ValueError as error:
-        raise InputError(f"--ewc: {error}; give other --replay sets") from None
+            return fisher.sum_squares(parameters, shown())
+
+    trains = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        summed = ranks.together(squares)
     finally:
         for name, parameter in parameters.items():
             parameter.requires_grad_(trains[name])
-    fisher.save(path, estimated, fingerprint)
+    ranks.sum_(list(summed.values()))
+    try:
+        estimated = fisher.rescale(summed)
+    except ValueError as error:
+        raise InputError(f"--ewc: {error}; give other --replay sets") from None
+    ranks.on_main(fisher.save, path, estimated, fingerprint)
     reporter.print(f"Fisher information of {len(windows)} utterances: estimated, and kept at {path}")
     return estimated

@@ -98,6 +98,10 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
         if cfg.compile:
             check_compiler(device)
         faults += check_lean(cfg, precision, device)
+    if cfg.shard and ranks.world_size == 1:
+        faults.append("--shard: needs several ranks; start them with torchrun, or give --no_shard")
+    if cfg.shard and precision == "fp16":
+        faults.append("--shard: does not know the loss scale that fp16 needs; give --precision bf16 or fp32")
     if language_code(cfg.language) is None:
         faults.append(unknown_language(cfg.language))
         cfg = replace(cfg, language="en")

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from whisper import Whisper
 
-from whisper_min.config import InputError
 from whisper_min.data.batches import Position
-from whisper_min.training import checkpoint
+from whisper_min.training import checkpoint, sharding
 from whisper_min.training.micro_batches import Totals
 
 
@@ -39,40 +37,34 @@ class State:
     """The step of the latest checkpoint."""
 
     @classmethod
-    def at(
+    def of(
         cls,
         place: Path | None,
-        model: Whisper,
+        saved: dict[str, Any] | None,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         rank: int,
     ) -> State:
-        """The state of a checkpoint, to which model, optimizer, scaler and random state are set; else the start."""
-        if place is None:
+        """What a checkpoint's trainer.pt holds, to which optimizer, scaler and random state are set; else the start."""
+        if place is None or saved is None:
             return cls()
-        saved, counts = checkpoint.load_trainer(place), asdict(cls())
+        counts = asdict(cls())
         del counts["saved"]
-        try:
+        with checkpoint.of_this_run(place):
             for name, value in counts.items():
                 if value is not None and type(saved[name]) is not type(value):
                     raise TypeError(f"{name} is {type(saved[name]).__name__}")
-            checkpoint.load_weights(place, model)
-            optimizer.load_state_dict(saved["optimizer"])
+            sharding.load_optimizer_state(optimizer, saved["optimizer"])
             scaler.load_state_dict(saved["scaler"])
             torch.set_rng_state(saved["rng"][rank % len(saved["rng"])])
-        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InputError(
-                f"{place}: is not a checkpoint of this run ({reason}); {checkpoint.advice(place)}"
-            ) from None
         return cls(**{name: saved[name] for name in counts}, saved=saved["step"])
 
     def record(
         self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rng: list[Tensor]
     ) -> dict[str, Any]:
-        """What `trainer.pt` holds; `rng` has the random state of each rank."""
+        """What `trainer.pt` holds, whatever the number of ranks; `rng` has the random state of each rank."""
         own = {name: value for name, value in asdict(self).items() if name != "saved"}
-        return {**own, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "rng": rng}
+        return {**own, "optimizer": sharding.optimizer_state(optimizer), "scaler": scaler.state_dict(), "rng": rng}
 
     def step_done(self, totals: Totals) -> None:
         """Count a step."""

@@ -10,6 +10,8 @@ from whisper_min.runs import RunFolder
 from whisper_min.training.ranks import ALONE, Ranks
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if hasattr(signal, "SIGUSR1"):  # what schedulers send before a time limit; Windows has none
+    EXIT_CODES[signal.SIGUSR1] = 143
 PAUSE_POLL_SECONDS = 0.5
 CONTROL_POLL_SECONDS = 0.5
 
@@ -25,8 +27,8 @@ class Stop(Exception):
 class Steering:
     """What the run was asked to do; looked at between steps and between batches of an evaluation.
 
-    The first Ctrl-C or SIGTERM lets the step finish and the run save; a second Ctrl-C ends it at once. What is asked of
-    any rank is asked of all (the main rank alone reads `control`), and they agree on it between two steps.
+    The first Ctrl-C, SIGTERM or SIGUSR1 lets the step finish and the run save; a second Ctrl-C ends it at once. What is
+    asked of any rank is asked of all (the main rank alone reads `control`), and they agree on it between two steps.
     """
 
     def __init__(self, run: RunFolder, ranks: Ranks = ALONE) -> None:
@@ -43,7 +45,7 @@ class Steering:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.stop_reason = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+        self.stop_reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         self.exit_code = EXIT_CODES[signal.Signals(number)]
 
     def poll(self) -> None:
