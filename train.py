@@ -42,13 +42,14 @@ from whisper_min.training.precision import autocast, loss_scaler
 from whisper_min.training.ranks import ALONE, Ranks
 from whisper_min.training.reporter import Reporter
 from whisper_min.training.state import State
-from whisper_min.training.steering import Steering, Stop
+from whisper_min.training.steering import Steering, Stop, end_at_signals
 from whisper_min.training.step_log import StepLog
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; the exit code: 0 done, 1 failed, 2 wrong input, 130 and 143 after a signal."""
     ranks, reporter = ALONE, Reporter()
+    end_at_signals()
     try:
         ranks = Ranks.start()
         reporter = Reporter(ranks.rank)
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return train(prepared, reporter, ranks)
     except InputError as error:
         return config.print_faults(error) if ranks.speaks_of(error) else 2
-    except (checkpoint.SaveError, audio.AudioError, OSError, MemoryError) as error:
+    except (audio.AudioError, OSError, MemoryError, FloatingPointError) as error:
         if ranks.speaks_of(error):
             reporter.warn(f"failed: {error}")
         return 1
@@ -116,26 +117,27 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
     # ---- The run folder, and who may interfere.
     record = card.run_record(cfg, origin, device, precision, ranks) | {"data_fingerprint": prepared.data_fingerprint}
     open_folder = RunFolder.create if ranks.is_main else UnwrittenRun
-    run = open_folder(cfg.runs_dir / name, runtime_before=state.runtime)
+    run = ranks.together(open_folder, cfg.runs_dir / name, runtime_before=state.runtime, room_minutes=cfg.room_minutes)
     run.write_config(record)
     reporter.log_to(run.path / "train.log")
     ranks.on_main(preflight.write_lists, run.path, prepared.report)
     run.beat(state="starting", step=state.step, max_steps=max_steps)
-    steering, mirrors = Steering(run, ranks), Mirrors(cfg.report_to, run, reporter.print)
+    steering, mirrors = Steering(run, ranks, prepared.deadline(reporter)), Mirrors(cfg.report_to, run, reporter.print)
     kept = KeptResults(cfg, prepared.tokens, origin.fingerprint, precision)
     evaluate = Evaluation(cfg, prepared.tokens, prepared.report, run, steering, reporter, in_precision, kept, ranks)
     reporter.print(preflight.table(prepared.report), *(f"note: {note}" for note in prepared.report.notes), sep="\n")
     reporter.print(f"{run.path}: {origin.found} on {device} in {precision}, {max_steps} steps, lr {cfg.lr:g}")
 
     def save() -> None:
+        log.write()  # its rows first: none is missing after a resume
         run.beat(state="saving", step=state.step)
         state.saved, state.runtime, steering.save_wanted = state.step, run.runtime, False
         trainer = state.record(optimizer, scaler, ranks.gather(torch.get_rng_state))
         results = (evaluate.latest, evaluate.latest_step, evaluate.normalizer)
         text = ranks.on_main(card.model_card, cfg, state.step, *results)
         trained = checkpoint.what_trained(model, origin)
-        ranks.on_main(checkpoint.save, run.path, state.step, trained, trainer, record, text)
-        ranks.on_main(checkpoint.tidy, run.path, state.step, state.is_best, cfg.keep)
+        ranks.on_main(run.wait_for_room, checkpoint.save, run.path, state.step, trained, trainer, record, text)
+        ranks.on_main(checkpoint.tidy, run.path, state.best, cfg.keep)
 
     # ---- The data: a seeded order, collated ahead of the loop where the device leaves the cores idle.
     encoded = frozen_encoder.kept if frozen_encoder else ()
@@ -169,14 +171,13 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         return means
 
     # ---- The loop: occasional work first, the step last.
-    log, reason = StepLog(run, reporter, evaluate.one_line, device), "finished"
+    log, reason = StepLog(run, reporter, evaluate.one_line, device, state.step, cfg.max_nonfinite), "finished"
     try:
         with system.SystemLog(run, device), reporter.bar("training", max_steps, state.step) as bar:
             while True:
                 # Evaluate, now and then; the original first, so that every curve starts at step 0.
                 due = state.step % eval_every == 0 or state.step == max_steps
                 if (due and state.evaluated != state.step) or steering.evaluation_wanted:
-                    log.write(bar)
                     with in_fp32(model), lora.merged(model):
                         state.evaluation_done(evaluate(sharding.whole_model(model), state.step), evaluate.over_budget)
                     steering.evaluation_wanted, steering.save_wanted = False, state.step > 0
@@ -212,7 +213,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
                 log.write(bar)
                 seconds = time.perf_counter() - started
                 known = {
-                    **{"_step": state.step, "train/lr": lr, "train/tokens": state.tokens},
+                    **{"_step": state.step, "clips": totals.clips, "train/lr": lr, "train/tokens": state.tokens},
                     "train/audio_seconds": round(state.audio_seconds, 2),
                     **totals.rates(seconds, waited),
                     **flops.mfu(model, micro_batches, seconds, precision),
@@ -225,7 +226,6 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         # Under a budget also look between the original and the checkpoints.
         ranks.together(lambda: sweep.choose_for_run(evaluate, device, reporter.stdout) if ranks.is_main else None)
     except Stop as stop:
-        log.write()
         if state.saved != state.step:
             reporter.print(f"{stop.reason}: saving step {state.step}")
             save()
@@ -238,6 +238,7 @@ def train(prepared: setup.Prepared, reporter: Reporter, ranks: Ranks) -> int:
         raise
     finally:
         mirrors.finish()
+        run.release()
     run.beat(force=True, state="finished", step=state.step, exit_reason=reason)
     reporter.print(reason)
     if ranks.is_main:

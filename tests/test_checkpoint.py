@@ -21,7 +21,7 @@ from whisper_min import runs
 from whisper_min.config import InputError
 from whisper_min.model import weights
 from whisper_min.training import checkpoint
-from whisper_min.training.checkpoint import SaveError, load_trainer, point, prune
+from whisper_min.training.checkpoint import SaveError, load_trainer, point, prune, tidy
 
 ORIGIN = weights.Origin("tiny.en", "somewhere", "0" * 64, [[0, 0]])
 TRAINER: dict[str, Any] = {"step": 1, "best": {"step": 1, "wer": 0.5}, "rng": torch.get_rng_state()}
@@ -117,6 +117,55 @@ def test_a_full_disk_at_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SaveError, match=r"the disk is full; there is no earlier checkpoint"):
         save(tmp_path, 1)
     assert runs.last_checkpoint(tmp_path) is None
+
+
+def test_room_is_looked_for_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte less than the tensors take is refused, with both sizes; as many are enough to begin."""
+    save(tmp_path, 1)
+    tensors = sum(each.nbytes for each in small_whisper().state_dict().values()) + TRAINER["rng"].nbytes
+    usage = shutil.disk_usage(tmp_path)
+    written: list[object] = []
+    monkeypatch.setattr(checkpoint, "save_file", lambda *args, **kwargs: written.append(args))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=tensors - 1))
+    with pytest.raises(
+        SaveError, match=r"the disk is full \(\d+ MB are needed, \d+ MB free\); the checkpoint of"
+    ) as caught:
+        save(tmp_path, 2)
+    assert caught.value.errno == errno.ENOSPC
+    assert not written
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=tensors))
+    with pytest.raises(SaveError):  # no file came of what was caught above
+        save(tmp_path, 2)
+    assert written
+
+
+def test_a_checkpoint_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """What to do is said; nothing is made in its place."""
+    run = tmp_path / "run"
+    with pytest.raises(SaveError, match=rf"{run} is not there any more: bring it back and run .* --resume"):
+        save(run, 1)
+    assert not run.exists()
+
+
+def test_rows_are_flushed_before_the_checkpoint_that_follows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut there is no checkpoint whose steps are not in metrics.jsonl."""
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    flushed: list[str] = []
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        flush(descriptor)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("what a descriptor is open on is told by Linux's /proc alone")
+    monkeypatch.setattr(os, "fsync", fsync)
+    save(tmp_path, 1)
+    assert flushed[0] == "metrics.jsonl"
+    assert flushed[1:6] == ["model.safetensors", "trainer.pt", "config.json", "README.md", ".1.partial"]
+    assert set(flushed[6:]) == {"checkpoints"}
 
 
 def test_whichever_flush_fails_one_step_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +355,19 @@ def test_without_links_a_text_file_does(tmp_path: Path, monkeypatch: pytest.Monk
     assert_whole(tmp_path, 2)
     prune(tmp_path, keep=1)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "last"]
+
+
+def test_a_best_step_that_was_not_pointed_at_is_kept(tmp_path: Path) -> None:
+    """Killed between the links `last` and `best`: the next save makes up for it, before it removes anything."""
+    save(tmp_path, 1)
+    tidy(tmp_path, {"step": 1}, keep=1)
+    save(tmp_path, 2)  # the best, and here the process was killed
+    save(tmp_path, 3)
+    tidy(tmp_path, {"step": 2}, keep=1)
+    best = runs.best_checkpoint(tmp_path)
+    assert best is not None
+    assert best.name == "2"
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "3", "best", "last"}
 
 
 @pytest.mark.parametrize(

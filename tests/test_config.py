@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import types
 import typing
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from whisper_min import config
+from whisper_min import config, runs
 from whisper_min.config import Config, InputError
 
 HINTS = typing.get_type_hints(Config)
@@ -150,6 +151,9 @@ def test_a_run_that_cannot_be_resumed_is_named(
 FAULTS: list[tuple[dict[str, Any], str]] = [
     *(({name: 0}, rf"--{name} 0: must be at least 1") for name in ("batch_size", "accumulate", "eval_batch_size")),
     ({"keep": 0}, r"--keep 0: must be at least 1"),
+    ({"max_nonfinite": 0}, r"--max_nonfinite 0: must be at least 1"),
+    *(({"max_time": value}, rf"--max_time {value}: must be above 0, in hours") for value in (0.0, -1.0, float("nan"))),
+    ({"room_minutes": -1.0}, r"--room_minutes -1.0: must be 0 or more, and finite"),
     ({"patience": -1}, r"--patience -1: must be at least 0"),
     *(
         ({name: 0}, rf"--{name} 0: must be at least 1; leave it out for the default")
@@ -253,11 +257,34 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     assert config.check(replace(cfg, resume=folder)) == []
     assert config.check(replace(cfg, run="new")) == []
 
-    (folder / "config.json").unlink()
+    (folder / "config.json").rename(folder / "notes.json")
     [fault] = config.check(cfg)
     assert f"{folder} exists and is no run; choose another --run" in fault
     [fault] = config.check(replace(cfg, resume=folder))
     assert fault == f"--resume {folder}: holds no run"
+    (folder / runs.LOCK_FILE).touch()
+    assert config.check(cfg) == [], "a run that was killed before it had written its config.json"
+
+
+def test_a_run_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "mine", Config())
+    run = runs.RunFolder.create(folder)
+    cfg = Config(run="mine", runs_dir=tmp_path, resume=folder)
+    [fault] = config.check(cfg)
+    assert f"--run mine: {folder}: process {os.getpid()} on " in fault and f"echo stop > {folder / 'control'}" in fault
+    assert config.check(replace(cfg, check=True)) == []
+    run.release()
+    assert config.check(cfg) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the nearest folder that is there; the answer is made up, for root may write anywhere."""
+    monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)
+    cfg = Config(run="mine", runs_dir=tmp_path / "not" / "yet")
+    assert config.check(cfg) == [
+        f"--runs_dir {cfg.runs_dir}: {tmp_path} cannot be written; make it writable, or give another folder"
+    ]
+    assert config.check(replace(cfg, check=True)) == []
 
 
 def test_a_file_is_no_runs_dir(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import whisper
@@ -18,9 +21,9 @@ from whisper.audio import N_SAMPLES
 from whisper_min import audio
 from whisper_min.audio import context_samples
 from whisper_min.config import Config
-from whisper_min.model import forward, lora
+from whisper_min.model import forward, lora, weights
 from whisper_min.model.forward import decode, encode
-from whisper_min.training import memory
+from whisper_min.training import checkpoint, memory
 from whisper_min.training.optimizer import build_optimizer, choose_trainable
 
 CPU = torch.device("cpu")
@@ -349,3 +352,52 @@ def test_the_largest_batch_fills_a_share_of_what_is_free(
 
     assert [chosen(of(4) + 2), chosen(of(4) - 2), chosen(of(8) - 2)] == [4, 2, 4]
     assert (chosen(1e13), chosen(1)) == (largest, 1)
+
+
+# ---- Disk, and the host's memory.
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_checkpoint_takes_what_the_ledger_says(tmp_path: Path, method: str) -> None:
+    """To a hundredth: of tensors, in files that were really written after a step."""
+    model, cfg = random_whisper(), Config(method=method, lr=1e-3, lora_rank=4)
+    parameters = choose_trainable(model, cfg)
+    optimizer = build_optimizer(model, cfg)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    origin = weights.Origin("tiny.en", "somewhere", "0" * 64, None)
+    trained = checkpoint.what_trained(model, origin)
+    saved = checkpoint.save(tmp_path, 1, trained, {"optimizer": optimizer.state_dict()}, {}, "")
+    written = sum((saved / name).stat().st_size for name in (checkpoint.MODEL_FILE, checkpoint.TRAINER_FILE))
+    expected = memory.checkpoint_bytes(model.dims, cfg)
+    if method == "full":
+        expected += 4 * model.encoder.positional_embedding.numel()  # a buffer: saved, and no parameter
+    assert written == pytest.approx(expected, rel=0.01 if method == "full" else 0.25)
+
+
+@pytest.mark.parametrize(("resume", "times"), [(None, 2), (Path("run"), 1)])
+def test_a_disk_without_room_is_told_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: Path | None, times: int
+) -> None:
+    """A new run needs room for two checkpoints, a resumed one for another; the folder need not be there yet."""
+    cfg, dims = Config(method="full", runs_dir=tmp_path / "not" / "yet", resume=resume), small_whisper().dims
+    needed = times * memory.checkpoint_bytes(dims, cfg)
+    for free, faults in ((needed, 0), (needed - 1, 1)):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free) if path == tmp_path else None
+        )
+        found = memory.check_disk(dims, cfg)
+        assert len(found) == faults
+    assert f"--runs_dir {cfg.runs_dir}: checkpoints need" in found[0]
+    assert "make room, or give another folder; --method lora" in found[0]
+
+
+def test_the_hosts_memory_must_hold_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the GPU is."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
+    large = memory.official_dimensions("large-v3")
+    assert large is not None
+    (fault,) = memory.check_memory(large, Config(model="large-v3"), "bf16", torch.device("cuda"), N_SAMPLES)
+    assert "reading its weights takes 12.3 GB, and the host's memory has 1.0 GB free" in fault

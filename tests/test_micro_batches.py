@@ -123,13 +123,13 @@ def test_totals_are_of_all_micro_batches(kl_on: str | None, kl_tokens: int) -> N
     original = Original(random_whisper(), Config(kl=1.0, kl_on=kl_on)) if kl_on else None  # type: ignore[arg-type]
     totals = Totals.of(batches, original, ALONE)
     assert totals == Totals(
-        7 + 5 + 3, kl_tokens, clips=6, audio_seconds=6.0, largest_share=3, bad=["one.wav", "two.wav"]
+        7 + 5 + 3, kl_tokens, clips=list("012340"), audio_seconds=6.0, largest_share=3, bad=["one.wav", "two.wav"]
     )
 
 
 def test_rates_are_of_the_whole_step() -> None:
     """Clips and audio by its time, and the share of it that was waited for data."""
-    totals = Totals(tokens=100, kl_tokens=0, clips=6, audio_seconds=36.0, largest_share=1, bad=["one.wav"])
+    totals = Totals(tokens=100, kl_tokens=0, clips=list("abcdef"), audio_seconds=36.0, largest_share=1, bad=["one.wav"])
     assert totals.rates(seconds=4.0, waited=1.0) == {
         "perf/samples_per_second": 1.5,
         "perf/audio_hours_per_hour": 9.0,

@@ -6,6 +6,9 @@ import io
 import json
 import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +24,7 @@ from whisper import ModelDimensions
 from whisper_min import runs
 from whisper_min.config import Config
 from whisper_min.data import preflight, sources
-from whisper_min.data.examples import SpeechSet
+from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.normalizer import normalizer
 from whisper_min.data.preflight import Facts, Report
 from whisper_min.data.tokens import Tokens
@@ -534,6 +537,24 @@ def test_a_cache_that_cannot_be_written_is_a_note(bench: Workbench) -> None:
 
 
 # ---- What is shown.
+
+
+def test_ctrl_c_does_not_wait_for_every_recording(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 400 recordings that take their time only those under way are still read."""
+    started: list[Example] = []
+
+    def slow(example: Example, header: Facts) -> Facts:
+        started.append(example)
+        time.sleep(0.05)
+        return header
+
+    monkeypatch.setattr(preflight, "inspect", slow)
+    monkeypatch.setattr(preflight, "_header", lambda example, info: Facts(seconds=1.0))
+    examples = [Example(str(row), Path(f"{row}.wav"), TEXT, "set") for row in range(400)]
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        preflight.inspect_all(examples, Config(data_dir=bench.folder), quiet(), Report())
+    assert len(started) < 200
 
 
 def render(table: object) -> str:

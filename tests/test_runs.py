@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -115,12 +119,14 @@ def test_rows_of_a_step_are_merged_and_the_last_value_counts() -> None:
 def test_attempts_count_on_and_runtime_adds_up(tmp_path: Path) -> None:
     first = RunFolder.create(tmp_path / "runs" / "new")
     first.log_metrics(1, {"train/loss": 2.0})
+    first.release()
     second = RunFolder.create(first.path, runtime_before=100.0)
     second.log_metrics(2, {"train/loss": 1.0})
     rows = read(second, "metrics.jsonl")
     assert [(row["_step"], row["_attempt"], row["train/loss"]) for row in rows] == [(1, 1, 2.0), (2, 2, 1.0)]
     assert 0 <= rows[0]["_runtime"] < 100 <= rows[1]["_runtime"]
     assert abs(rows[1]["_timestamp"] - time.time()) < 600
+    second.release()
     assert RunFolder.create(first.path).attempt == 3
 
 
@@ -131,7 +137,7 @@ def test_config_is_written_whole(tmp_path: Path) -> None:
         "model": "tiny.en",
         "data": ["ü.jsonl"],
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", runs.LOCK_FILE}
 
 
 def test_a_write_that_fails_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -194,7 +200,7 @@ def test_commands_are_consumed_in_order(tmp_path: Path, capsys: pytest.CaptureFi
     for command in runs.COMMANDS:
         runs.send_command(tmp_path, command)
     assert run.read_commands() == list(runs.COMMANDS)
-    assert run.read_commands() == [] and list(tmp_path.iterdir()) == []
+    assert run.read_commands() == [] and [path.name for path in tmp_path.iterdir()] == [runs.LOCK_FILE]
     assert capsys.readouterr().err == ""
 
 
@@ -255,3 +261,147 @@ def test_an_unwritten_run_leaves_all_to_the_main_rank(tmp_path: Path) -> None:
     assert run.read_commands() == []
     assert [path.name for path in tmp_path.iterdir()] == ["control"]
     assert (run.status["state"], run.status["step"]) == ("training", 1)
+
+
+# ---- One process writes.
+
+
+def test_a_second_writer_is_told_who_has_the_folder(tmp_path: Path) -> None:
+    """In this process or another one, until the first releases it; a reader is not held up."""
+    first = RunFolder.create(tmp_path)
+    first.log_metrics(1, {"train/loss": 2.0})
+    with pytest.raises(BlockingIOError, match=rf"process {os.getpid()} on \S+ writes it since 20\d\d-.*echo stop >"):
+        RunFolder.create(tmp_path)
+    assert [row["_step"] for row in read(first, "metrics.jsonl")] == [1]
+    told = runs.holder(tmp_path)
+    assert told and str(os.getpid()) in told
+    first.release()
+    assert runs.holder(tmp_path) is None
+    RunFolder.create(tmp_path).release()
+
+
+def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:
+    """The lock dies with its process; what it had written of itself stays, and counts no more."""
+    code = (
+        "import pathlib, sys, time\nfrom whisper_min.runs import RunFolder\n"
+        "run = RunFolder.create(pathlib.Path(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=f"process {process.pid} "):
+            RunFolder.create(tmp_path)
+        process.send_signal(signal.SIGKILL)
+    RunFolder.create(tmp_path).release()
+
+
+def test_without_locks_a_run_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network file system that refuses them."""
+
+    def refuse(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(runs.fcntl, "flock", refuse)
+    assert RunFolder.create(tmp_path).attempt == 1
+    assert "cannot be locked (No locks available); let no second process write it" in capsys.readouterr().err
+    assert runs.holder(tmp_path) is None
+
+
+def test_a_clock_that_is_set_back_changes_no_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour back between two rows: runtime goes on, rows keep their order, the heartbeat goes on."""
+    run = RunFolder.create(tmp_path)
+    run.log_metrics(1, {})
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.0)
+    run.log_metrics(2, {})
+    run.beat(step=2)
+    first, second = read(run, "metrics.jsonl")
+    assert second["_timestamp"] < first["_timestamp"]
+    assert 0 <= second["_runtime"] - first["_runtime"] < 600
+    assert list(runs.merge_steps([first, second])) == [1, 2]
+    assert json.loads((tmp_path / "status.json").read_text())["step"] == 2
+
+
+# ---- The disk.
+
+
+def full_until(monkeypatch: pytest.MonkeyPatch, attempts: int) -> list[float]:
+    """A disk that refuses so many times to take rows; when it was asked."""
+    asked: list[float] = []
+    append = runs.append_jsonl
+
+    def refuse(path: Path, records: Any) -> None:
+        asked.append(time.monotonic())
+        if len(asked) <= attempts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(path, records)
+
+    monkeypatch.setattr(runs, "append_jsonl", refuse)
+    monkeypatch.setattr(runs, "ROOM_POLL_SECONDS", 0.05)
+    return asked
+
+
+def test_a_full_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said once, shown as a pause meanwhile; then the row is there, once, and the state is what it was."""
+    run = RunFolder.create(tmp_path)
+    run.beat(state="training")
+    asked = full_until(monkeypatch, 3)
+    states: list[str] = []
+    beat = RunFolder.beat
+    monkeypatch.setattr(
+        RunFolder, "beat", lambda self, **changes: (states.append(changes["state"]), beat(self, **changes))[1]
+    )
+    run.log_metrics(1, {"train/loss": 2.0})
+    assert [row["_step"] for row in read(run, "metrics.jsonl")] == [1]
+    assert len(asked) == 4 and asked[3] - asked[0] >= 0.15
+    assert states == ["paused", "paused", "paused", "training"]
+    assert capsys.readouterr().err.count("waiting for room, at most 60 minutes") == 1
+
+
+@pytest.mark.parametrize("reason", ["time", "asked to end"])
+def test_a_full_disk_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    run = RunFolder.create(tmp_path, room_minutes=0.1 / 60 if reason == "time" else 60)
+    run.is_ending = lambda: reason == "asked to end"
+    asked = full_until(monkeypatch, 1000)
+    with pytest.raises(
+        OSError, match=f"No space left on device; there is no earlier checkpoint. Make room and run .*{tmp_path}"
+    ):
+        run.log_metrics(1, {})
+    assert len(asked) == 1 if reason == "asked to end" else 2 <= len(asked) <= 4
+
+
+def test_rows_that_do_not_fit_leave_nothing_half(tmp_path: Path) -> None:
+    """The kernel refuses in the middle of them; what stood there before is as it was, and the next rows follow it."""
+    resource = pytest.importorskip("resource")
+    run = RunFolder.create(tmp_path)
+    run.append("samples.jsonl", [{"a": 1}])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"samples.jsonl could not be written: File too large"):
+            run.append("samples.jsonl", [{"text": "x" * 1000}] * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "samples.jsonl").read_bytes() == b'{"a": 1}\n'
+    run.append("samples.jsonl", [{"a": 2}])
+    assert read(run, "samples.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    """Unmounted or removed in the middle of a run: a heartbeat passes over it, the next row tells."""
+    run = RunFolder.create(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    run.beat(state="training")
+    with pytest.raises(
+        OSError, match=rf"{run.path} is not there any more: bring it back and run python train.py --resume"
+    ):
+        run.log_metrics(1, {})
+    (tmp_path / "elsewhere").rename(tmp_path / "run")
+    run.log_metrics(1, {})
+    assert [row["_step"] for row in read(run, "metrics.jsonl")] == [1]

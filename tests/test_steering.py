@@ -155,3 +155,49 @@ def test_without_a_pause_nothing_waits(steering: Steering) -> None:
     for _ in range(20):
         steering.wait_while_paused()
     assert time.monotonic() - started < 1
+
+
+# ---- Time.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic clock, as seconds that a test moves; the wall clock is of no use meanwhile."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: float("nan"))
+    return now
+
+
+@pytest.mark.parametrize("save", [0, 20])
+def test_a_run_stops_while_there_is_time_to_save(tmp_path: Path, clock: list[float], save: float) -> None:
+    """Steps of a second and one save: what is left must hold twice the longest time between two looks."""
+    steering = Steering(RunFolder.create(tmp_path), deadline=1060)
+    clock[0] += save
+    with pytest.raises(Stop) as stop:
+        while True:
+            steering.between_steps()
+            clock[0] += 1
+    assert (stop.value.reason, stop.value.exit_code) == ("--max_time is over", 0)
+    longest = max(1, save)
+    assert clock[0] - 1000 == pytest.approx(60 - 2 * longest, abs=1.01)
+    assert clock[0] + longest <= 1060
+
+
+def test_an_evaluation_is_left_in_time(tmp_path: Path, clock: list[float]) -> None:
+    """Between its batches; and a wait for room on a full disk ends, too."""
+    steering = Steering(RunFolder.create(tmp_path), deadline=1060)
+    for _ in range(5):
+        clock[0] += 10
+        if clock[0] < 1040:
+            steering.inside_evaluation()
+    with pytest.raises(Stop, match="--max_time is over"):
+        steering.inside_evaluation()
+    assert steering.run.is_ending()
+
+
+def test_without_a_deadline_time_has_no_end(tmp_path: Path, clock: list[float]) -> None:
+    """A year between two looks."""
+    steering = Steering(RunFolder.create(tmp_path))
+    clock[0] += 3e7
+    steering.between_steps()

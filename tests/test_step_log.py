@@ -17,13 +17,14 @@ from whisper_min.training.step_log import StepLog
 
 def step_log(folder: Path, device: str = "cpu") -> StepLog:
     """The log of a run in this folder."""
-    return StepLog(RunFolder.create(folder), Reporter(), lambda: "domain 9.0 %", torch.device(device))
+    run, reporter = RunFolder.create(folder), Reporter()
+    return StepLog(run, reporter, lambda: "domain 9.0 %", torch.device(device), step=0, max_nonfinite=3)
 
 
 def put(log: StepLog, step: int, **numbers: float | Tensor) -> None:
     """Give the log a step, with the rates and numbers that every step has."""
     numbers = {"loss": 0.5, "grad_norm": 1.0} | numbers
-    known = {"_step": step, "train/lr": 1e-5, "perf/samples_per_second": 4.0}
+    known = {"_step": step, "clips": [f"{step}.wav"], "train/lr": 1e-5, "perf/samples_per_second": 4.0}
     log.put({f"train/{name}": torch.as_tensor(value) for name, value in numbers.items()}, known)
 
 
@@ -83,7 +84,10 @@ def test_a_gradient_that_is_not_finite_is_said(tmp_path: Path, capsys: pytest.Ca
     for step, its in [(6, 1.0), (7, norm), (8, 2.0)]:
         put(log, step, grad_norm=its)
         log.write()
-    assert capsys.readouterr().err.splitlines() == ["step 7: the gradient is not finite; the update was skipped"]
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("step 7: the gradient is not finite; the update was skipped (its clips are in ")
+    assert [row["clips"] for row in runs.read_jsonl(log.run.path / "spikes.jsonl")] == [["7.wav"]]
+    assert all("clips" not in row for row in rows(log))
 
 
 def test_the_progress_line_shows_the_step_that_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,16 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,25 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY
-from quick_model import ending_whisper, one_thread, same_weights, save_openai, write_set  # noqa: F401
+from quick_model import ending_whisper, one_thread, same_weights, write_set  # noqa: F401
 from rich.console import Console
 from rich.progress import TaskID
+from small_run import (
+    LR,
+    SECONDS,
+    STEPS,
+    TEXTS,
+    WARMUP,
+    Workshop,
+    assert_same_run,
+    make_workshop,
+    rows_of,
+    samples_of,
+    status,
+    weights_of,
+    without_clocks,
+)
 from torch import Tensor
-from whisper import Whisper
 
 import train
 from whisper_min import audio, config, runs
@@ -41,100 +57,21 @@ from whisper_min.training import checkpoint, setup, steering
 from whisper_min.training.optimizer import lr_at
 from whisper_min.training.step_log import StepLog
 
-TEXTS = ["A red fox.", "It goes on and on.", "Leaves fall.", "Dogs chase cats, mostly.", "The end."]
-SECONDS = [1.0, 2.5, 1.5, 3.0, 2.0]
-STEPS, LR, WARMUP = 6, 1e-3, 2
 FROZEN = ("--freeze_encoder", "--eval_every", "6")
 LEAN = ("--lean", "--compile", "--checkpointing", "--eval_every", "6")
 VARIED = ("--augment", "speed", "noise@0.7", "specaugment", "--eval_every", "6")
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """A model and sets, and how to train with them."""
-
-    root: Path
-    model: Path
-    data: Path
-    domain: Path
-    general: Path
-    silent: Path
-
-    @property
-    def runs(self) -> Path:
-        """Where runs go."""
-        return self.root / "runs"
-
-    def argv(self, run: str, *options: str, retain: bool = True) -> list[str]:
-        """A command line; options given later win."""
-        return [
-            *("--model", str(self.model), "--data", f"small={self.data}", "--eval_data", f"domain={self.domain}"),
-            *("--retain", f"general={self.general}", *([f"silent={self.silent}"] if retain else [])),
-            *("--run", run, "--runs_dir", str(self.runs), "--data_dir", str(self.root / "cache")),
-            *("--device", "cpu", "--precision", "fp32", "--batch_size", "2", "--keep", "9"),
-            *("--max_steps", str(STEPS), "--lr", str(LR), "--warmup_steps", str(WARMUP), "--eval_every", "3"),
-            *options,
-        ]
-
-    def train(self, run: str, *options: str, **more: Any) -> Path:
-        """A run that must succeed; its folder."""
-        torch.manual_seed(0)  # a process of its own begins with one state of torch's generator; here it is one of many
-        assert train.main(self.argv(run, *options, **more)) == 0
-        return self.runs / run
-
-
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Workshop:  # noqa: F811
     """Five clips to train on, two of the domain, two in general, one of them without text."""
-    root = tmp_path_factory.mktemp("train")
-    return Workshop(
-        root,
-        save_openai(ending_whisper(), root / "small.pt"),
-        write_set(root / "small", TEXTS, SECONDS),
-        write_set(root / "domain", ["A grey fox.", "Leaves fell."], [1.2, 1.7]),
-        write_set(root / "general", ["Birds sing."], [1.1]),
-        write_set(root / "silent", [""], [1.3]),
-    )
+    return make_workshop(tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="module")
 def finished(workshop: Workshop) -> Path:
     """A run that nobody interrupted: two epochs, evaluated at steps 0, 3 and 6."""
     return workshop.train("finished")
-
-
-def rows_of(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """Every record of a file."""
-    return list(runs.read_jsonl(run / name))
-
-
-def without_clocks(run: Path) -> dict[int, dict[str, Any]]:
-    """The metrics by step, without what depends on the time of day."""
-
-    def is_clock(key: str) -> bool:
-        return (
-            key in ("_timestamp", "_runtime", "_attempt")
-            or key.startswith("perf/")
-            or key.endswith(("/decode_seconds", "/rtfx"))
-        )
-
-    merged = runs.merge_steps(rows_of(run))
-    return {step: {key: its[key] for key in sorted(its) if not is_clock(key)} for step, its in merged.items()}
-
-
-def samples_of(run: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The newest record of each step, set and utterance."""
-    return {(row["_step"], row["set"], row["id"]): row for row in rows_of(run, "samples.jsonl")}
-
-
-def weights_of(run: Path, step: int) -> Whisper:
-    """A checkpoint's model."""
-    return weights.load(str(run / "checkpoints" / str(step)))[0]
-
-
-def status(run: Path) -> dict[str, Any]:
-    """status.json."""
-    return json.loads((run / "status.json").read_text())
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -144,32 +81,6 @@ def listing(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def equal_state(one: Any, other: Any) -> bool:
-    """Deep equality of trainer states, tensors to the bit."""
-    if hasattr(one, "codes"):  # torchao's moments of 8 bits do not compare themselves
-        return torch.equal(one.codes, other.codes) and torch.equal(one.scale, other.scale)
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal_state(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal_state, one, other))
-    return bool(one == other)
-
-
-def assert_same_run(one: Path, other: Path, step: int = STEPS, but: Sequence[str] = ()) -> None:
-    """Weights, optimizer, position, metrics and transcripts are equal to the bit."""
-    assert same_weights(weights_of(one, step), weights_of(other, step))
-    first, second = (checkpoint.load_trainer(run / "checkpoints" / str(step)) for run in (one, other))
-    assert first.pop("runtime") > 0
-    assert second.pop("runtime") > 0
-    assert first.keys() == second.keys()
-    for key in first.keys() - set(but):
-        assert equal_state(first[key], second[key]), key
-    assert without_clocks(one) == without_clocks(other)
-    assert samples_of(one) == samples_of(other)
 
 
 def at_beat(monkeypatch: pytest.MonkeyPatch, state: str, step: int, act: Callable[[Path], None]) -> None:
@@ -198,6 +109,7 @@ def test_the_folder_is_as_the_contract_says(finished: Path) -> None:
     """Files, links and what status.json ends with."""
     assert {path.name for path in finished.iterdir()} == {
         "config.json", "metrics.jsonl", "samples.jsonl", "system.jsonl", "status.json", "train.log", "checkpoints",
+        runs.LOCK_FILE,
     }  # fmt: skip
     assert rows_of(finished, "system.jsonl")[-1]["_step"] == STEPS
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["3", "6", "best", "last"]
@@ -210,7 +122,7 @@ def test_the_folder_is_as_the_contract_says(finished: Path) -> None:
     final = status(finished)
     assert (final["state"], final["step"], final["max_steps"]) == ("finished", STEPS, STEPS)
     assert {"pid", "host", "heartbeat", "exit_reason", "last_command"} <= final.keys()
-    assert not list(finished.glob(".*"))
+    assert [path.name for path in finished.glob(".*")] == [runs.LOCK_FILE]
 
 
 def test_config_holds_every_option_and_what_the_run_stood_on(finished: Path, workshop: Workshop) -> None:
@@ -435,6 +347,35 @@ def test_a_non_finite_gradient_is_logged_and_skipped(workshop: Workshop, monkeyp
     assert not same_weights(weights_of(run, 2), original)
     state = checkpoint.load_trainer(run / "checkpoints" / "2")["optimizer"]["state"]
     assert {int(each["step"]) for each in state.values()} == {1}
+
+
+def test_a_run_without_finite_gradients_ends_with_its_clips_written_down(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From step 3 on no loss is finite: after two such steps exit code 1; the checkpoint of step 2 goes on."""
+    calls = []
+
+    def infinite_later(logits: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        return sum_cross_entropy(logits, targets) * (math.inf if len(calls) > 2 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "sum_cross_entropy", infinite_later)
+        options = ("--max_nonfinite", "2", "--save_every", "2", "--eval_every", "6")
+        assert train.main(workshop.argv("diverged", *options, retain=False)) == 1
+    run = workshop.runs / "diverged"
+    told = capsys.readouterr().err
+    assert f"no finite gradient in steps 3 to 4, whose clips are in {run / 'spikes.jsonl'}; go on from step 2" in told
+    assert f"--resume {run} --lr" in told
+    assert status(run)["state"] == "failed"
+    rows = rows_of(run, "spikes.jsonl")
+    assert [row["_step"] for row in rows] == [3, 4] == [row["_step"] for row in rows_of(run) if "nonfinite" in row]
+    cfg = config.resolve(config.load(run))
+    schedule = setup.prepare(cfg, Console(stderr=True)).schedule
+    expected = [[example.id for window in batch for example in window.examples] for batch in schedule.epoch(0)]
+    assert rows[0]["clips"] == expected[2]
+    assert train.main(["--resume", str(run), "--lr", "1e-4"]) == 0
+    assert runs.merge_steps(rows_of(run))[3]["train/lr"] == lr_at(3, 1e-4, WARMUP, STEPS)
 
 
 def test_out_of_memory_halves_the_micro_batches_and_changes_nothing_else(
@@ -670,16 +611,26 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     assert best.name == expected.name
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def start(argv: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    """A training in a process of its own, with one thread."""
+    return subprocess.Popen(
+        [sys.executable, "train.py", *argv],
+        cwd=REPOSITORY,
+        env={**os.environ, **ONE_THREAD, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_signals_end_a_run_with_their_code_and_it_can_be_resumed(workshop: Workshop) -> None:
     """SIGTERM and Ctrl-C between two steps of a process of its own: 143 and 130, saved, and resumed to the bit."""
     options = ("--max_steps", "40", "--eval_every", "40")
-    processes = {}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        argv = [sys.executable, "train.py", *workshop.argv(number.name, *options, retain=False)]
-        processes[number] = subprocess.Popen(
-            argv, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    processes = {number: start(workshop.argv(number.name, *options, retain=False)) for number in numbers}
     try:
         waiting = dict(processes)
         deadline = time.monotonic() + 300
@@ -708,6 +659,106 @@ def test_signals_end_a_run_with_their_code_and_it_can_be_resumed(workshop: Works
     assert train.main(["--resume", str(workshop.runs / "SIGTERM")]) == 0
     uninterrupted = workshop.train("not-signalled", *options, retain=False)
     assert_same_run(workshop.runs / "SIGTERM", uninterrupted, 40, but=("rng",))  # another process, another state
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_signal_in_an_evaluation_saves(
+    workshop: Workshop, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step is saved, the evaluation made again after the resume."""
+    name = f"evaluating-{number.name}"
+    with monkeypatch.context() as patch:
+        at_beat(patch, "evaluating", 3, lambda run: os.kill(os.getpid(), number))
+        assert train.main(workshop.argv(name, "--max_steps", "4", retain=False)) == 143
+    run = workshop.runs / name
+    assert (status(run)["state"], status(run)["exit_reason"]) == ("stopped", number.name)
+    last = runs.last_checkpoint(run)
+    assert last is not None
+    assert last.name == "3"
+    assert train.main(["--resume", str(run)]) == 0
+    evaluated = [step for step, row in runs.merge_steps(rows_of(run)).items() if "eval/domain/wer" in row]
+    assert evaluated == [0, 3, 4]
+
+
+def test_a_signal_in_the_fisher_pass_ends_it(workshop: Workshop, tmp_path: Path) -> None:
+    """Before anything was trained there is nothing to save: 143, no traceback, no run."""
+    many = write_set(tmp_path / "many", ["On and on."] * 100, [1.0] * 100)
+    argv = workshop.argv("fisher", "--ewc", "1", "--replay", f"{many}@0", "--method", "full")
+    with start(argv) as process:
+        assert process.stderr
+        while "Fisher information 1/" not in (line := process.stderr.readline()):
+            assert line, "ended before the Fisher pass"
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert process.returncode == 143, told
+    assert "SIGTERM: ends before anything was trained" in told
+    assert "Traceback" not in told
+    assert not (workshop.runs / "fisher").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_a_download_ends_it(workshop: Workshop, number: signal.Signals, code: int) -> None:
+    """From a hub that takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        argv = workshop.argv(f"download-{code}")
+        argv[argv.index("--data") + 1] = "hub:nobody/nothing:train"
+        with start(argv, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}") as process:
+            assert process.stderr
+            silent.settimeout(120)
+            connection, _ = silent.accept()
+            with connection:
+                time.sleep(0.5)
+                process.send_signal(number)
+                told = process.stderr.read()
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert ("interrupted" if number == signal.SIGINT else f"{number.name}: ends before anything was trained") in told
+
+
+def test_max_time_stops_and_saves_in_time(workshop: Workshop) -> None:
+    """Of a training without end: the time is kept, start and save included, and what was trained is there."""
+    seconds = 20.0
+    started = time.monotonic()
+    argv = workshop.argv("timed", "--max_time", str(seconds / 3600), "--max_steps", "10000", retain=False)
+    assert train.main([*argv, "--eval_every", "10000"]) == 0
+    assert time.monotonic() - started < seconds
+    run = workshop.runs / "timed"
+    assert (status(run)["state"], status(run)["exit_reason"]) == ("stopped", "--max_time is over")
+    last = runs.last_checkpoint(run)
+    assert (int(last.name) if last else 0) == status(run)["step"]
+
+
+def test_a_run_killed_before_its_first_file_starts_again(workshop: Workshop) -> None:
+    """The folder is there and has its lock, but no config.json: the same command line takes it up."""
+    folder = workshop.runs / "barely"
+    RunFolder.create(folder).release()
+    workshop.train("barely", "--max_steps", "1", retain=False)
+    assert status(folder)["state"] == "finished"
+    assert {row["_attempt"] for row in rows_of(folder)} == {1}
+
+
+def test_a_second_training_on_a_run_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first trains, with who that is; exit code 2, and the first goes on."""
+    refused: list[subprocess.CompletedProcess[str]] = []
+    resume = [sys.executable, "train.py", "--resume"]
+    at_beat(monkeypatch, "training", 1, lambda run: refused.append(run_script([*resume, str(run)])))
+    run = workshop.train("held", "--max_steps", "2", "--eval_every", "2", retain=False)
+    assert refused[0].returncode == 2
+    assert f"process {os.getpid()} on {socket.gethostname()} writes it since" in refused[0].stderr
+    assert status(run)["state"] == "finished"
+
+
+def test_a_clock_that_is_set_back_in_a_run(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day back after the first step: every step is there, in order, and durations are what they were."""
+    now = time.time
+    at_beat(monkeypatch, "training", 1, lambda run: monkeypatch.setattr(time, "time", lambda: now() - 86400))
+    run = workshop.train("clock", "--max_steps", "3", retain=False)
+    rows = rows_of(run)
+    assert [row["_step"] for row in rows] == [0, 1, 2, 3, 3]
+    assert rows[-1]["_timestamp"] < rows[0]["_timestamp"] - 80_000
+    runtimes = [row["_runtime"] for row in rows]
+    assert runtimes == sorted(runtimes)
+    assert all(row["perf/samples_per_second"] > 0 for row in rows if "train/loss" in row)
 
 
 def test_a_finished_run_resumed_is_left_as_it_is(finished: Path, tmp_path: Path) -> None:
@@ -835,7 +886,7 @@ def test_a_full_disk_ends_the_run_with_1(
 
     with monkeypatch.context() as patch:
         at_beat(patch, "training", 1, lambda run: patch.setattr(checkpoint, "save_file", no_space))
-        argv = workshop.argv("full", "--max_steps", "2", "--save_every", "1", "--eval_every", "2", retain=False)
+        argv = workshop.argv("full", *SAVING, "--room_minutes", "0", retain=False)
         assert train.main(argv) == 1
     run = workshop.runs / "full"
     message = capsys.readouterr().err
@@ -850,7 +901,7 @@ def test_a_full_disk_ends_the_run_with_1(
 
 def run_script(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """A command line in a process of its own, with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {**os.environ, **ONE_THREAD}
     return subprocess.run(argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -860,7 +911,9 @@ def assert_failed_with_step_1_whole(run: Path, done: subprocess.CompletedProcess
     assert "Traceback" not in done.stderr
     told = done.stderr.splitlines()[-1]
     assert told.startswith("failed: step 2 could not be saved to ")
-    assert f": {reason}; the checkpoint of step 1 is whole. Make room and run python train.py --resume " in told
+    assert re.search(
+        f": {reason}; the checkpoint of step 1 is whole. Make room and run python train.py --resume ", told
+    )
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"1", "last"}
     last = runs.last_checkpoint(run)
     assert last is not None
@@ -874,21 +927,90 @@ def assert_failed_with_step_1_whole(run: Path, done: subprocess.CompletedProcess
 SAVING = ("--max_steps", "2", "--save_every", "1", "--eval_every", "2")
 
 
-def test_a_disk_without_room_for_a_second_checkpoint(workshop: Workshop, tmp_path: Path) -> None:
-    """A file system of 64 MB in memory, which holds one checkpoint of 42 MB: nothing of the failure is injected."""
-    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
-    disk, copy = tmp_path / "disk", tmp_path / "copy"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
-    if shutil.which("unshare") is None or run_script([*namespace, *mount]).returncode:
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def mount_of(folder: Path, options: str) -> list[str]:
+    """The command that puts a file system in memory there; skips where nobody may mount one of their own."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options if options == "ro" else f"size={options}"]
+    mount += ["tmpfs", str(folder)]
+    if shutil.which("unshare") is None or run_script([*NAMESPACE, *mount]).returncode:
         pytest.skip("this machine lets nobody mount a file system of their own (unshare --user --mount)")
-    # the file system ends with the process: what it held is copied out
-    save = shlex.join(["cp", "-a", str(disk / "full"), str(copy)])
-    script = f'{shlex.join(mount)} && "$@"; code=$?; {save}; exit $code'
-    argv = workshop.argv("full", *SAVING, "--runs_dir", str(disk), retain=False)
-    done = run_script([*namespace, "sh", "-c", script, "sh", sys.executable, "train.py", *argv])
+    return mount
+
+
+def run_mounted(mount: list[str], kept: Path, copy: Path, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run something beside that file system, and copy out of it what ends with the process."""
+    script = f'{shlex.join(mount)} && "$@"; code=$?; {shlex.join(["cp", "-a", str(kept), str(copy)])}; exit $code'
+    return run_script([*NAMESPACE, "sh", "-c", script, "sh", *argv])
+
+
+def test_a_disk_without_room_for_a_second_checkpoint(workshop: Workshop, tmp_path: Path) -> None:
+    """A file system of 100 MB in memory, of which someone takes 30: nothing of the failure is injected."""
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    mount = mount_of(disk, "100m")
+    code = (
+        "import pathlib, sys, threading, time, train\n"
+        "from whisper_min import runs\n"
+        f"disk = pathlib.Path({str(disk)!r})\n"
+        "def fill():\n"
+        "    while not (disk / 'full' / 'metrics.jsonl').exists(): time.sleep(0.01)\n"
+        "    (disk / 'filler').write_bytes(bytes(30_000_000))\n"
+        "threading.Thread(target=fill, daemon=True).start()\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    argv = workshop.argv("full", *SAVING, "--runs_dir", str(disk), "--room_minutes", "0", retain=False)
+    done = run_mounted(mount, disk / "full", copy, [sys.executable, "-c", code, *argv])
     assert status(copy)["state"] == "failed"
-    assert_failed_with_step_1_whole(copy, done, "the disk is full")
+    assert_failed_with_step_1_whole(copy, done, r"the disk is full \(\d+ MB are needed, \d+ MB free\)")
+
+
+def test_a_disk_that_fills_up_is_waited_for(workshop: Workshop, tmp_path: Path) -> None:
+    """Someone else fills it after the first checkpoint and leaves a second later: the run pauses, and goes on."""
+    disk, filler = tmp_path / "disk", tmp_path / "disk" / "filler"
+    mount = mount_of(disk, "150m")
+    code = (
+        "import pathlib, sys, threading, time, train\n"
+        "from whisper_min import runs\n"
+        "runs.ROOM_POLL_SECONDS = 0.2\n"
+        f"run, filler = pathlib.Path({str(disk / 'filled')!r}), pathlib.Path({str(filler)!r})\n"
+        "def fill():\n"
+        "    while runs.last_checkpoint(run) is None: time.sleep(0.01)\n"
+        "    with open(filler, 'wb', 0) as file:\n"
+        "        try:\n"
+        "            while file.write(bytes(1 << 20)): pass\n"
+        "        except OSError: pass\n"
+        "    time.sleep(3)\n"
+        "    filler.unlink()\n"
+        "threading.Thread(target=fill, daemon=True).start()\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    argv = workshop.argv("filled", "--max_steps", "30", "--save_every", "1", "--keep", "1", "--eval_every", "30")
+    copy = tmp_path / "copy"
+    done = run_mounted(mount, disk / "filled", copy, [sys.executable, "-c", code, *argv, "--runs_dir", str(disk)])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("waiting for room, at most 60 minutes") >= 1
+    assert status(copy)["state"] == "finished"
+    steps = [row["_step"] for row in rows_of(copy) if "train/loss" in row]
+    assert steps == list(range(1, 31))
+    weights_of(copy, 30)
+
+
+def test_a_disk_too_small_is_told_before_the_start(workshop: Workshop, tmp_path: Path) -> None:
+    """Two checkpoints of 42 MB do not fit into 64: exit code 2, nothing written; a folder that is read-only, alike."""
+    disk = tmp_path / "disk"
+    for options, told in (
+        ("64m", "checkpoints need 0.084 GB, and 0.067 GB are free"),
+        ("ro", "cannot be written"),
+    ):
+        mount = mount_of(disk, options)
+        argv = workshop.argv("small", "--runs_dir", str(disk), retain=False)
+        done = run_mounted(mount, disk, tmp_path / options, [sys.executable, "train.py", *argv])
+        assert done.returncode == 2, done.stderr
+        assert f"--runs_dir {disk}" in done.stderr
+        assert told in done.stderr
+        assert list((tmp_path / options).iterdir()) == []
 
 
 def test_a_file_that_may_not_grow(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

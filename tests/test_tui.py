@@ -445,6 +445,10 @@ def test_alerts(folder: Path) -> None:
     assert "60 %" in found["forgetting"].text
     assert found["forgetting"].severe
     assert alerts.of_run(workspace.runs["alive"]) == []
+    RunFolder(folder / "alive").log_metrics(50, {"train/spike": 12.34})
+    workspace.read_all()
+    (spike,) = alerts.of_run(workspace.runs["alive"])
+    assert spike.text == "spikes of loss or gradient: 1, the latest at step 50, 12.3 times the usual; see spikes.jsonl"
 
 
 def test_alerts_for_a_run_that_breaks(folder: Path) -> None:

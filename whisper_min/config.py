@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import re
 import reprlib
 import sys
@@ -199,6 +200,13 @@ class Config:
     """Checkpoints kept beside the best one."""
     patience: int = 0
     """Stop after so many evaluations without a better domain WER; 0 never stops early."""
+    max_time: float | None = None
+    """Hours that the program may run: it stops in time to have saved by then, and can be resumed."""
+    max_nonfinite: int = 10
+    """Stop after so many steps in a row without a finite gradient. Each of these updates is skipped; the clips are in
+    spikes.jsonl. (A loss scaler, under fp16, may skip a few while it looks for its scale.)"""
+    room_minutes: float = runs.ROOM_MINUTES
+    """How long a full disk is waited for, before the run ends with its last checkpoint whole."""
 
     report_to: tuple[str, ...] = ()
     """Mirror metrics and samples to tensorboard, trackio or wandb, several separated by commas or spaces; each needs
@@ -407,7 +415,8 @@ def resolve(cfg: Config) -> Config:
 def check(cfg: Config) -> list[str]:
     """Every fault of the options that can be told without reading the data or loading the model, each with its fix."""
     faults = []
-    for name, least in [("batch_size", 1), ("accumulate", 1), ("eval_batch_size", 1), ("keep", 1), ("patience", 0)]:
+    for name, least in [("batch_size", 1), ("accumulate", 1), ("eval_batch_size", 1), ("keep", 1), ("patience", 0),
+                        ("max_nonfinite", 1)]:  # fmt: skip
         if getattr(cfg, name) != "auto" and getattr(cfg, name) < least:
             faults.append(f"--{name} {getattr(cfg, name)}: must be at least {least}")
     for name in ("max_steps", "eval_every", "save_every"):
@@ -423,7 +432,9 @@ def check(cfg: Config) -> list[str]:
             faults.append(f"--{name} {getattr(cfg, name)}: is a share of the clips, from 0 to 1")
     if cfg.warmup_steps is not None and cfg.warmup_steps < 0:
         faults.append(f"--warmup_steps {cfg.warmup_steps}: must be 0 or more")
-    for name in ("weight_decay", "grad_clip"):
+    if cfg.max_time is not None and not 0 < cfg.max_time < math.inf:
+        faults.append(f"--max_time {cfg.max_time}: must be above 0, in hours: 0.5 is half an hour")
+    for name in ("weight_decay", "grad_clip", "room_minutes"):
         if not 0 <= getattr(cfg, name) < math.inf:
             faults.append(f"--{name} {getattr(cfg, name)}: must be 0 or more, and finite")
     faults += check_retention(cfg)
@@ -521,10 +532,16 @@ def check_run_folder(cfg: Config) -> list[str]:
     folder = cfg.runs_dir / cfg.run
     if cfg.runs_dir.exists() and not cfg.runs_dir.is_dir():
         return [f"--runs_dir {cfg.runs_dir}: is a file; give a folder"]
+    if not cfg.check and (holder := runs.holder(folder)):
+        return [f"--run {cfg.run}: {folder}: {holder}"]
     if cfg.resume is None and not cfg.check and folder.exists():
         if (folder / "config.json").exists():
             return [f"--run {cfg.run}: {folder} exists; continue it with --resume {folder}, or choose another --run"]
-        return [f"--run {cfg.run}: {folder} exists and is no run; choose another --run"]
+        if not (folder / runs.LOCK_FILE).exists() and any(folder.iterdir()):  # else killed before it had begun
+            return [f"--run {cfg.run}: {folder} exists and is no run; choose another --run"]
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not cfg.check and not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"--runs_dir {cfg.runs_dir}: {nearest} cannot be written; make it writable, or give another folder"]
     if cfg.resume is not None and runs.last_checkpoint(folder) is None and not (folder / "config.json").exists():
         return [f"--resume {cfg.resume}: holds no run"]
     return []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -129,8 +128,7 @@ def write(engine: Any, model: Whisper, origin: weights.Origin, options: Options)
             (beside / "README.md").write_text(text, encoding="utf-8")
         for path in [beside, *beside.rglob("*")]:
             if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+                runs.sync_file(path)
         return verify(engine, model, beside, options) if options.verify else "not verified"
 
 

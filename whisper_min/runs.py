@@ -7,6 +7,7 @@ tolerates a half line, unknown keys and a folder that is being written.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -15,12 +16,25 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, ParamSpec, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 COMMANDS = ("stop", "save", "eval", "pause", "resume")
 HEARTBEAT_SECONDS = 1.0
+LOCK_FILE = ".lock"
+# What a full disk and a quota that is used up answer, how long a run waits for room, and how often it looks.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+ROOM_MINUTES = 60.0
+ROOM_POLL_SECONDS = 2.0
 # Of `control` that are read; nobody types so many commands.
 CONTROL_BYTES = 65536
 # Commands that are none and are said.
@@ -37,6 +51,12 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Flush a file to disk that others have written."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a small text file whole: beside, flushed to disk, renamed over the old one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -47,6 +67,7 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -101,15 +122,22 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def append_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Append records to a JSON-lines file (one flush for all), whole lines only."""
-    with open(path, "ab") as file:
-        # a process killed inside a write leaves a half line: end it, so that it spoils no record of ours
-        if file.tell() > 0:
-            with open(path, "rb") as written:
-                written.seek(-1, os.SEEK_END)
-                if written.read(1) != b"\n":
-                    file.write(b"\n")
-        file.write("".join(map(to_json_line, records)).encode())
+    """Append records to a JSON-lines file (one flush for all), whole lines only; all of them or, with OSError, none."""
+    end = None
+    try:
+        with open(path, "ab") as file:
+            end = file.tell()
+            # a process killed inside a write leaves a half line: end it, so that it spoils no record of ours
+            if end > 0:
+                with open(path, "rb") as written:
+                    written.seek(-1, os.SEEK_END)
+                    if written.read(1) != b"\n":
+                        file.write(b"\n")
+            file.write("".join(map(to_json_line, records)).encode())
+    except OSError:
+        if end is not None:
+            os.truncate(path, end)
+        raise
 
 
 def merge_steps(rows: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -153,6 +181,17 @@ def _named_checkpoint(folder: Path, name: str) -> Path | None:
     return whole[0] if whole else None
 
 
+def way_on(run: Path, error: OSError) -> str:
+    """What is safe after an error of the disk, and what to do."""
+    resume = f"run python train.py --resume {run}"
+    if not run.is_dir():
+        return f"{run} is not there any more: bring it back and {resume}"
+    previous = last_checkpoint(run)
+    kept = f"the checkpoint of step {previous.name} is whole" if previous else "there is no earlier checkpoint"
+    mend = "Make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "Make room"
+    return f"{kept}. {mend} and {resume}"
+
+
 def set_aside(checkpoint: Path) -> Path:
     """Where a checkpoint waits while one of the same step takes its place; there it is whole, should that be killed."""
     return checkpoint.with_name(f".{checkpoint.name}.old")
@@ -166,17 +205,66 @@ def last_choice(folder: Path) -> dict[str, Any] | None:
     return rows[-1] if rows and rows[-1]["chosen"] is not None else None
 
 
+def lock(folder: Path) -> IO[str] | None:
+    """Take a run folder for this process, until the file returned is closed or the process ends, however it ends.
+
+    BlockingIOError says who has it. None, and it is said, where there are no locks: flock(2) is POSIX only, and some
+    network file systems refuse it, or keep it from other hosts.
+    """
+    file = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise BlockingIOError(f"{folder}: {holder(folder) or 'another process has just taken it'}") from None
+    except OSError as error:
+        file.close()
+        print(f"{folder}: cannot be locked ({error.strerror}); let no second process write it", file=sys.stderr)
+        return None
+    file.truncate(0)
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    file.write(json.dumps(who))
+    file.flush()
+    return file
+
+
+def holder(folder: Path) -> str | None:
+    """Who writes a run folder, in words, and what to do; None where nobody does, or there are no locks."""
+    try:
+        with open(folder / LOCK_FILE, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                who = json.loads(file.read())
+                return (
+                    f"process {who['pid']} on {who['host']} writes it since {who['since']}; wait for its end, or stop "
+                    f"it: echo stop > {folder / 'control'}"
+                )
+    except (OSError, AttributeError, ValueError, KeyError):  # no lock yet, no locks here, or taken at this moment
+        pass
+    return None
+
+
 class RunFolder:
     """The writer's side of a run folder; one process writes.
 
-    `attempt` counts resumes: it is 1 for a new run. Rows carry `_step _timestamp _runtime _attempt`.
+    `attempt` counts resumes: it is 1 for a new run. Rows carry `_step _timestamp _runtime _attempt`. Where the disk is
+    full, rows and checkpoints wait for room (`wait_for_room`), at most `room_minutes`.
     """
 
-    def __init__(self, path: Path, attempt: int = 1, runtime_before: float = 0.0) -> None:
+    def __init__(
+        self, path: Path, attempt: int = 1, runtime_before: float = 0.0, room_minutes: float = ROOM_MINUTES
+    ) -> None:
         self.path = path
         self.attempt = attempt
         self.followers: list[Callable[[str, list[dict[str, Any]]], None]] = []
         """Told of every `append`: the file's name, and its records as they were before they became JSON."""
+        self.room_minutes = room_minutes
+        self.is_ending: Callable[[], bool] = lambda: False
+        """Whether the run was asked to end: then nothing waits."""
+        self._lock: IO[str] | None = None
         self._started = time.monotonic() - runtime_before
         self._last_beat = -math.inf
         self._refused_control = False
@@ -192,12 +280,23 @@ class RunFolder:
         }
 
     @classmethod
-    def create(cls, path: Path, runtime_before: float = 0.0) -> RunFolder:
-        """Make the folder, or take up one that is there: `attempt` is one more than its rows know, at least 2."""
+    def create(cls, path: Path, runtime_before: float = 0.0, room_minutes: float = ROOM_MINUTES) -> RunFolder:
+        """Make the folder, or take up one that is there: `attempt` is one more than its rows know, at least 2.
+
+        Until `release`, or the end of the process, nobody else can: BlockingIOError.
+        """
         resumed = (path / "config.json").exists()
         path.mkdir(parents=True, exist_ok=True)
+        held = lock(path)
         attempts = [row.get("_attempt", 0) for row in read_jsonl(path / "metrics.jsonl")]
-        return cls(path, max([int(resumed), *attempts]) + 1, runtime_before)
+        made = cls(path, max([int(resumed), *attempts]) + 1, runtime_before, room_minutes)
+        made._lock = held
+        return made
+
+    def release(self) -> None:
+        """Let others write the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     def write_config(self, record: dict[str, Any]) -> None:
         """Write config.json: what the run was started with, options and environment."""
@@ -208,10 +307,40 @@ class RunFolder:
         """Seconds of training in all attempts."""
         return time.monotonic() - self._started
 
-    def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
-        """Append records to `<name>` (one flush for all), whole lines only."""
+    def wait_for_room(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do what writes; where the disk is full say so, pause, and do it again when there is room.
+
+        Raises the last OSError when the time is over, or the run was asked to end.
+        """
+        until = time.monotonic() + 60 * self.room_minutes
+        state = None
+        while True:
+            try:
+                result = write(*args, **kwargs)
+            except OSError as error:
+                if error.errno not in FULL or self.is_ending() or time.monotonic() >= until:
+                    raise
+                if state is None:
+                    state = self.status["state"]
+                    print(f"{error}\nwaiting for room, at most {self.room_minutes:g} minutes", file=sys.stderr)
+                self.beat(state="paused", exit_reason="the disk is full")
+            else:
+                if state is not None:
+                    self.beat(state=state, exit_reason=None)
+                return result
+            time.sleep(ROOM_POLL_SECONDS)
+
+    def append(self, name: str, records: Iterable[dict[str, Any]], wait: bool = True) -> None:
+        """Append records to `<name>` (one flush for all), whole lines only; a full disk is waited for."""
         rows = list(records)
-        append_jsonl(self.path / name, rows)
+        try:
+            if wait:
+                self.wait_for_room(append_jsonl, self.path / name, rows)
+            else:
+                append_jsonl(self.path / name, rows)
+        except OSError as error:
+            reason = f"{self.path / name} could not be written: {error.strerror}"
+            raise OSError(f"{reason}; {way_on(self.path, error)}") from error
         for follow in self.followers:
             follow(name, rows)
 
@@ -219,7 +348,7 @@ class RunFolder:
         """Append one row to metrics.jsonl."""
         self.log("metrics.jsonl", step, values)
 
-    def log(self, name: str, step: int, values: dict[str, Any]) -> None:
+    def log(self, name: str, step: int, values: dict[str, Any], wait: bool = True) -> None:
         """Append one row of numbers to `<name>`, headed by step and time."""
         head = {
             "_step": step,
@@ -227,17 +356,21 @@ class RunFolder:
             "_runtime": round(self.runtime, 3),
             "_attempt": self.attempt,
         }
-        self.append(name, [{**head, **values}])
+        self.append(name, [{**head, **values}], wait)
 
     def beat(self, *, force: bool = False, **changes: Any) -> None:
-        """Update status.json: at once when something changes, else at most once a second."""
+        """Update status.json: at once when something changes, else at most once a second.
+
+        Only a forced one must succeed: rows and checkpoints tell soon enough of a disk that takes nothing.
+        """
         changed = any(self.status.get(key) != value for key, value in changes.items() if key != "step")
         self.status.update(changes)
         now = time.monotonic()
         if force or changed or now - self._last_beat >= HEARTBEAT_SECONDS:
             self._last_beat = now
             self.status["heartbeat"] = time.time()
-            write_atomic(self.path / "status.json", json.dumps(self.status, indent=1) + "\n")
+            with nullcontext() if force else suppress(OSError):
+                write_atomic(self.path / "status.json", json.dumps(self.status, indent=1) + "\n")
 
     def read_commands(self) -> list[str]:
         """Take the commands waiting in `control`, oldest first; the file is renamed away before it is read.
@@ -270,7 +403,7 @@ class UnwrittenRun(RunFolder):
     def write_config(self, record: dict[str, Any]) -> None:
         """Written by the main rank."""
 
-    def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+    def append(self, name: str, records: Iterable[dict[str, Any]], wait: bool = True) -> None:
         """Written by the main rank."""
 
     def beat(self, *, force: bool = False, **changes: Any) -> None:

@@ -563,10 +563,13 @@ def inspect_all(
     new = []
     with progress("checking audio", console) as bars, ThreadPoolExecutor() as pool:
         work = pool.map(inspect, [examples[index] for index in to_decode], [headers[index] for index in to_decode])
-        for index, facts in zip(to_decode, bars.track(work, total=len(to_decode)), strict=True):
-            headers[index] = facts
-            if facts.error is None:
-                new.append((keys[index], facts))
+        try:
+            for index, facts in zip(to_decode, bars.track(work, total=len(to_decode)), strict=True):
+                headers[index] = facts
+                if facts.error is None:
+                    new.append((keys[index], facts))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a signal does not wait for all that is left
     report.notes += cache.add(new, "the preflight's results")
     return headers
 

@@ -137,5 +137,6 @@ def save(path: Path, fisher: dict[str, Tensor], fingerprint: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     save_file({name: each.cpu() for name, each in fisher.items()}, beside, metadata={"fingerprint": fingerprint})
+    runs.sync_file(beside)
     beside.replace(path)
     runs.sync_folder(path.parent)

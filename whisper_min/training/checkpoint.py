@@ -29,8 +29,8 @@ from whisper_min.training.sharding import whole
 MODEL_FILE, TRAINER_FILE = "model.safetensors", "trainer.pt"
 
 
-class SaveError(Exception):
-    """A checkpoint could not be written; the message says why and that the previous one is whole."""
+class SaveError(OSError):
+    """A checkpoint could not be written; the message says why, what is whole, and what to do. `errno` is the disk's."""
 
 
 def save(
@@ -50,8 +50,11 @@ def save(
     try:
         folder.mkdir(exist_ok=True)
         _recover(folder)
-        beside.mkdir()
+        for rows in run.glob("*.jsonl"):  # what was logged up to this step is never lost beside it
+            runs.sync_file(rows)
         state, metadata = trained
+        _check_room(folder, _size((state, trainer)))
+        beside.mkdir()
         _write(beside / MODEL_FILE, lambda path: save_file(state, path, metadata=metadata))
         _write(beside / TRAINER_FILE, lambda path: _save_trainer(trainer, path))
         _write(beside / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n", "utf-8"))
@@ -61,12 +64,12 @@ def save(
         point(run, "last", step)
     except Exception as error:  # OSError, and what safetensors and torch make of a full disk
         shutil.rmtree(beside, ignore_errors=True)
-        previous = runs.last_checkpoint(run)
-        kept = f"the checkpoint of step {previous.name} is whole" if previous else "there is no earlier checkpoint"
-        raise SaveError(
-            f"step {step} could not be saved to {folder}: {_reason(error)}; {kept}. Make room and run "
-            f"python train.py --resume {run}"
-        ) from error
+        reason = _reason(error)
+        refused = SaveError(
+            f"step {step} could not be saved to {folder}: {reason.strerror}; {runs.way_on(run, reason)}"
+        )
+        refused.errno = reason.errno
+        raise refused from error
     return final
 
 
@@ -106,8 +109,25 @@ def of_this_run(checkpoint: Path) -> Iterator[None]:
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     write(path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    runs.sync_file(path)
+
+
+def _size(value: Any) -> int:
+    """Bytes of the tensors in a checkpoint's parts; the rest of it is small."""
+    if hasattr(value, "__tensor_flatten__"):  # torchao's moments of 8 bits tell the size of what they stand for
+        return sum(_size(getattr(value, name)) for name in value.__tensor_flatten__()[0])
+    if isinstance(value, Tensor):
+        return value.nbytes
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_size, values))
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """OSError where the disk has no room for so many bytes, before any is written."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        told = f"the disk is full ({needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free)"
+        raise OSError(errno.ENOSPC, told)
 
 
 def _save_trainer(trainer: dict[str, Any], path: Path) -> None:
@@ -115,16 +135,17 @@ def _save_trainer(trainer: dict[str, Any], path: Path) -> None:
         torch.save(trainer, file)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> OSError:
     """Why a file could not be written: torch leaves the disk's answer in its error's context, safetensors in words."""
     cause: BaseException | None = error
     while cause is not None:
         words = re.search(r"os error (\d+)", str(cause))
         number = cause.errno if isinstance(cause, OSError) else int(words[1]) if words else None
         if number is not None:
-            return "the disk is full" if number == errno.ENOSPC else os.strerror(number)
+            told = cause.strerror if isinstance(cause, OSError) else os.strerror(number)
+            return OSError(number, "the disk is full" if told == os.strerror(errno.ENOSPC) else told)
         cause = cause.__cause__ or cause.__context__
-    return str(error)
+    return OSError(0, str(error))
 
 
 def _replace_folder(beside: Path, final: Path) -> None:
@@ -168,10 +189,13 @@ def point(run: Path, name: str, step: int) -> None:
     runs.sync_folder(folder)
 
 
-def tidy(run: Path, step: int, is_best: bool, keep: int) -> None:
-    """After a checkpoint of this step: point `best` at it where it is that, and remove what need not be kept."""
-    if is_best:
-        point(run, "best", step)
+def tidy(run: Path, best: dict[str, Any] | None, keep: int) -> None:
+    """After a checkpoint: point `best` at the best evaluation's step, and remove what need not be kept.
+
+    The step may be an earlier one, where a run was killed between its checkpoint and this.
+    """
+    if best and (run / "checkpoints" / str(best["step"])).is_dir():
+        point(run, "best", best["step"])
     prune(run, keep)
 
 

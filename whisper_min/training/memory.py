@@ -1,8 +1,9 @@
-"""How much memory a training needs, told before it starts, with what would fit."""
+"""How much memory and disk a training needs, told before it starts, with what would fit."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 
 import psutil
@@ -241,10 +242,34 @@ def ranks_on_host() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def checkpoint_bytes(dims: ModelDimensions, cfg: Config) -> int:
+    """Bytes of a checkpoint: weights, of adapters theirs alone, and AdamW's moments of what trains."""
+    held = ledger(dims, replace(cfg, shard=False), "fp32", N_SAMPLES)
+    return (4 * trained_parameters(dims, cfg) if cfg.method == "lora" else held.weights) + held.moments
+
+
+def check_disk(dims: ModelDimensions, cfg: Config) -> list[str]:
+    """A fault where the disk of the runs has no room: the old checkpoint goes only after the new one is whole."""
+    folder = next(each for each in (cfg.runs_dir, *cfg.runs_dir.absolute().parents) if each.exists())
+    free, needed = shutil.disk_usage(folder).free, checkpoint_bytes(dims, cfg) * (1 if cfg.resume else 2)
+    if needed <= free:
+        return []
+    return [
+        f"--runs_dir {cfg.runs_dir}: checkpoints need {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free; make "
+        "room, or give another folder" + ("" if cfg.method == "lora" else "; --method lora needs a few MB")
+    ]
+
+
 def check_memory(
     dims: ModelDimensions, cfg: Config, precision: str, device: torch.device, context_samples: int
 ) -> list[str]:
     """A fault where the training would not fit into free memory, with what would."""
+    loaded, host = 8 * sum(parameters(dims)), available_bytes(torch.device("cpu"))
+    if device.type != "cpu" and loaded > host:  # on their way weights are there twice: the file's, and the model's
+        return [
+            f"--model {cfg.model}: reading its weights takes {loaded / 1e9:.1f} GB, and the host's memory has "
+            f"{host / 1e9:.1f} GB free; free some, or take a smaller --model"
+        ]
     free = available_bytes(device)
     needed = training_bytes(dims, cfg, precision, context_samples, device.type)
     if needed <= free:

@@ -26,7 +26,8 @@ class Totals(NamedTuple):
     """That the cross-entropy is divided by."""
     kl_tokens: int
     """That the KL divergence is divided by."""
-    clips: int
+    clips: list[str]
+    """Their ids."""
     audio_seconds: float
     largest_share: int
     """Micro-batches of the rank that has most of them."""
@@ -39,7 +40,7 @@ class Totals(NamedTuple):
         tokens, kl_tokens, clips, audio_seconds, shares, bad = ranks.add_up(
             sum(batch.targets.count for batch in batches),
             sum(batch.targets.count for batch in batches if original and original.applies_to(batch)),
-            sum(len(batch.ids) for batch in batches),
+            [name for batch in batches for name in batch.ids],
             sum(batch.audio_seconds for batch in batches),
             [len(batches)],
             [bad for batch in batches for bad in batch.bad],
@@ -49,7 +50,7 @@ class Totals(NamedTuple):
     def rates(self, seconds: float, waited: float) -> dict[str, float]:
         """Metrics of a step that took so long, and waited for its data for a part of that."""
         return {
-            "perf/samples_per_second": round(self.clips / seconds, 3),
+            "perf/samples_per_second": round(len(self.clips) / seconds, 3),
             "perf/audio_hours_per_hour": round(self.audio_seconds / seconds, 2),
             "perf/data_wait": round(waited / seconds, 4),
             "data/bad": len(self.bad),

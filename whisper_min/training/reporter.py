@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Reporter:
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank
+        self.started = time.monotonic()
+        """When the program began."""
         self.console = Console(stderr=True, quiet=rank > 0, force_terminal=False if rank > 0 else None)
         self.stdout = Console(quiet=rank > 0)
         self.log: Console | None = None
@@ -46,8 +48,10 @@ class Reporter:
     def print(self, *what: RenderableType, sep: str = " ") -> None:
         """Print on stderr and into the log; what names files or holds their texts cannot steer the terminal."""
         shown = ["\n".join(map(visible, each.split("\n"))) if isinstance(each, str) else each for each in what]
-        for console in filter(None, (self.console, self.log)):
-            console.print(*shown, sep=sep, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(*shown, sep=sep, markup=False, highlight=False, soft_wrap=True)
+        if self.log is not None:
+            with suppress(OSError):  # a full disk: what matters more will wait for room, and say so
+                self.log.print(*shown, sep=sep, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print what must be heard from any rank."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,12 +27,15 @@ from whisper_min.training import batch_size, flops, memory
 from whisper_min.training.optimizer import check_lean
 from whisper_min.training.precision import choose_device, choose_precision
 from whisper_min.training.ranks import ALONE, Ranks
+from whisper_min.training.reporter import Reporter
 
 # Evaluations in a run, the original's not counted.
 EVALUATIONS = 5
 # In runs of so many clips they take at most this share of the training's operations: whatever trains 2.8 clips a second
 # goes through more in an hour, and in short runs a curve is worth more than the time.
 LONG_RUN, EVALUATED_SHARE = 10_000, 0.1
+# A checkpoint is written at this rate, in bytes a second, as long as no save of the run has shown how long it takes.
+SLOW_DISK = 5e7
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Prepared:
     def collate(self, windows: Sequence[Window], encoded: Container[tuple[str, ...]] = ()) -> Batch:
         """A batch as the loop reads it."""
         return batches.collate(windows, tokens=self.tokens, n_mels=self.dims.n_mels, cfg=self.cfg, encoded=encoded)
+
+    def deadline(self, reporter: Reporter) -> float:
+        """When `--max_time` is over, counted from the reporter's beginning, less what the first save may take."""
+        if self.cfg.max_time is None:
+            return math.inf
+        return reporter.started + 3600 * self.cfg.max_time - memory.checkpoint_bytes(self.dims, self.cfg) / SLOW_DISK
 
     def relabelled(self, report: preflight.Report, ranks: Ranks = ALONE) -> Prepared:
         """The same run with the labels that the original had its part in; the number of steps stays.
@@ -127,7 +137,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
     if not faults and cfg.batch_size == "auto":
         cfg = replace(cfg, batch_size=batch_size.choose(dims, cfg, precision, device, context, console))
     if not faults:
-        faults += memory.check_memory(dims, cfg, precision, device, context)
+        faults += memory.check_memory(dims, cfg, precision, device, context) + memory.check_disk(dims, cfg)
     if faults:
         raise InputError(faults)
     schedule = build_schedule(report, cfg, tokens)

@@ -80,8 +80,3 @@ class State:
             self.best, self.stale = {"step": self.step, "wer": domain_wer, "rank": rank}, 0
         elif self.step > 0:
             self.stale += 1
-
-    @property
-    def is_best(self) -> bool:
-        """Whether the best evaluation is that of this step."""
-        return self.best is not None and self.best["step"] == self.step

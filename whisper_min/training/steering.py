@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -24,21 +26,42 @@ class Stop(Exception):
         self.reason, self.exit_code = reason, exit_code
 
 
+def end_at_signals() -> None:
+    """Until a `Steering` takes over there is nothing to save: signals end the program, tidied up, with their code.
+
+    Ctrl-C raises KeyboardInterrupt as ever. What was downloaded or cached by then is used by the next start.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        print(f"{signal.Signals(number).name}: ends before anything was trained", file=sys.stderr)
+        sys.exit(EXIT_CODES[signal.Signals(number)])
+
+    for number in EXIT_CODES.keys() - {signal.SIGINT}:
+        signal.signal(number, end)
+
+
 class Steering:
     """What the run was asked to do; looked at between steps and between batches of an evaluation.
 
     The first Ctrl-C, SIGTERM or SIGUSR1 lets the step finish and the run save; a second Ctrl-C ends it at once. What is
     asked of any rank is asked of all (the main rank alone reads `control`), and they agree on it between two steps.
+
+    Parameters
+    ----------
+    deadline : float
+        of `--max_time`, on the monotonic clock
     """
 
-    def __init__(self, run: RunFolder, ranks: Ranks = ALONE) -> None:
-        self.run, self.ranks = run, ranks
+    def __init__(self, run: RunFolder, ranks: Ranks = ALONE, deadline: float = math.inf) -> None:
+        self.run, self.ranks, self.deadline = run, ranks, deadline
         self.stop_reason: str | None = None
         self.exit_code = 0
         self.save_wanted = False
         self.evaluation_wanted = False
         self.paused = False
         self._next_poll = 0.0
+        self._last_look, self._longest = time.monotonic(), 0.0
+        run.is_ending = self.is_ending
         for number in EXIT_CODES:
             signal.signal(number, self._on_signal)
 
@@ -48,9 +71,23 @@ class Steering:
         self.stop_reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         self.exit_code = EXIT_CODES[signal.Signals(number)]
 
+    def is_ending(self) -> bool:
+        """Whether the run was asked to end, or must do so now to have saved by the deadline.
+
+        The next look, and then the save, may each take as long as the longest time between two looks so far; a save
+        lies between two looks, as a step does, and a batch of an evaluation.
+        """
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._last_look)
+        self._last_look = now
+        if self.stop_reason is None and now + 2 * self._longest > self.deadline:
+            self.stop_reason = "--max_time is over"
+        return self.stop_reason is not None
+
     def poll(self) -> None:
         """Take waiting commands (at most twice a second) and keep the heartbeat going."""
         self.run.beat()
+        self.is_ending()
         if time.monotonic() < self._next_poll:
             return
         self._next_poll = time.monotonic() + CONTROL_POLL_SECONDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,23 +11,32 @@ from torch import Tensor
 
 from whisper_min.runs import RunFolder
 from whisper_min.training.reporter import Reporter
+from whisper_min.training.spikes import Spikes
 
 
 class StepLog:
     """Holds the numbers of the latest step, and writes them a step later.
 
     On CUDA they are copied into pinned memory, and an event tells when they are there; elsewhere they are at once.
+    `step` and `max_nonfinite` are for the `Spikes` that look at every row.
     """
 
     def __init__(
-        self, run: RunFolder, reporter: Reporter, error_rates: Callable[[], str], device: torch.device
+        self,
+        run: RunFolder,
+        reporter: Reporter,
+        error_rates: Callable[[], str],
+        device: torch.device,
+        step: int,
+        max_nonfinite: int,
     ) -> None:
         self.run, self.reporter, self.error_rates = run, reporter, error_rates
+        self.spikes = Spikes(run, reporter, step, max_nonfinite)
         self.cuda = device.type == "cuda"
         self._held: tuple[Tensor, torch.cuda.Event | None, list[str], dict[str, Any]] | None = None
 
     def put(self, numbers: dict[str, Tensor], known: dict[str, Any]) -> None:
-        """Hold a step's scalars, still on the device, and what is known of it already."""
+        """Hold a step's scalars, still on the device, and what is known of it already, `clips` among it: their ids."""
         stacked = torch.stack([number.detach().float() for number in numbers.values()])
         event = None
         if self.cuda:
@@ -39,7 +47,7 @@ class StepLog:
         self._held = (stacked, event, list(numbers), known)
 
     def write(self, bar: TaskID | None = None) -> None:
-        """Write the row that is held, say so where its gradient was not finite, and move the progress line."""
+        """Write the row that is held, and move the progress line; FloatingPointError where training makes no sense."""
         if self._held is None:
             return
         values, event, names, known = self._held
@@ -47,10 +55,9 @@ class StepLog:
         if event is not None:
             event.synchronize()
         row = {**known, **dict(zip(names, values.tolist(), strict=True))}
-        step = row.pop("_step")
-        self.run.log_metrics(step, row)
-        if not math.isfinite(row["train/grad_norm"]):
-            self.reporter.print(f"step {step}: the gradient is not finite; the update was skipped")
+        step, clips = row.pop("_step"), row.pop("clips")
+        self.run.log_metrics(step, row | self.spikes.look(step, row, clips))
+        self.spikes.stop_where_none_is_finite(step)
         if bar is not None:
             rate = f"{row['perf/samples_per_second']:.1f} clips/s"
             self.reporter.advance(bar, step, f"loss {row['train/loss']:.3f}  {self.error_rates()}  {rate}")

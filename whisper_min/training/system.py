@@ -51,7 +51,7 @@ class SystemLog:
                 left = self._left.wait(SAMPLE_SECONDS)
                 row = machine_numbers(process) | gpu_numbers(nvml, gpus)
                 with suppress(OSError):  # a full disk: the next row may find room
-                    self.run.log("system.jsonl", self.run.status["step"], row)
+                    self.run.log("system.jsonl", self.run.status["step"], row, wait=False)
 
 
 def machine_numbers(process: psutil.Process) -> dict[str, float]:

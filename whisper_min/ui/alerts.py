@@ -40,7 +40,7 @@ class Alert:
 
 def of_run(run: RunView) -> list[Alert]:
     """Everything that is wrong with a run, worst first."""
-    found = [*_state(run), *_nonfinite(run), *_divergence(run), *_forgetting(run), *_loops(run)]
+    found = [*_state(run), *_nonfinite(run), *_spikes(run), *_divergence(run), *_forgetting(run), *_loops(run)]
     return sorted(found, key=lambda alert: not alert.severe)
 
 
@@ -73,6 +73,13 @@ def _nonfinite(run: RunView) -> Iterator[Alert]:
             severe = key != "train/grad_norm"
             more = f" and {len(steps) - 1} times before" if len(steps) > 1 else ""
             yield Alert(run.name, f"nonfinite {key}", severe, f"{key} was not finite at step {steps[-1]}{more}")
+
+
+def _spikes(run: RunView) -> Iterator[Alert]:
+    series = run.metrics.get("train/spike")
+    if series is not None and len(series):
+        last = f"the latest at step {series.steps[-1]}, {series.values[-1]:.1f} times the usual"
+        yield Alert(run.name, "spikes", False, f"spikes of loss or gradient: {len(series)}, {last}; see spikes.jsonl")
 
 
 def _divergence(run: RunView) -> Iterator[Alert]:
