@@ -551,6 +551,7 @@ def test_ctrl_c_does_not_wait_for_every_recording(bench: Workbench, monkeypatch:
     monkeypatch.setattr(preflight, "inspect", slow)
     monkeypatch.setattr(preflight, "_header", lambda example, info: Facts(seconds=1.0))
     examples = [Example(str(row), Path(f"{row}.wav"), TEXT, "set") for row in range(400)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         preflight.inspect_all(examples, Config(data_dir=bench.folder), quiet(), Report())
