@@ -16,7 +16,7 @@ from rich.console import Console
 from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import preflight, sources
-from whisper_min.data.tokens import Tokens, language_code, unknown_language
+from whisper_min.data.tokens import Tokens, language_code, unknown_language, written_language
 from whisper_min.model import weights
 from whisper_min.scoring import budget, report, sweep
 from whisper_min.scoring.budget import Budget
@@ -89,7 +89,7 @@ def evaluate(options: Options, reporter: Reporter) -> dict[str, Any]:
     spoken = language_code(options.language)
     if spoken is None:
         raise InputError(unknown_language(options.language))
-    language = "en" if options.task == "translate" else spoken
+    language = written_language(spoken, options.task)
     for path in filter(None, (options.json, options.hypotheses)):
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path}: its folder does not exist; make it first")

@@ -26,7 +26,7 @@ from whisper_min import audio, config, runs
 from whisper_min.config import InputError
 from whisper_min.data import sources
 from whisper_min.data.examples import Example
-from whisper_min.data.tokens import Tokens, language_code, unknown_language
+from whisper_min.data.tokens import Tokens, language_code, unknown_language, written_language
 from whisper_min.model import weights
 from whisper_min.scoring import decode, wer
 from whisper_min.training import card
@@ -147,7 +147,7 @@ def card_of(options: Options) -> str | None:
     cfg = config.load(run)
     results, evaluated = card.point_results(run, point)
     language, task = spoken(options)
-    normalizer, _ = wer.normalizer("en" if task == "translate" else language)
+    normalizer, _ = wer.normalizer(written_language(language, task))
     exported = f"Exported for {ENGINES[options.to]} in {options.precision}"
     if point["alpha"] != 1:
         depth = "" if point["lines"] is None else f", the first layers to {point['lines']:g} of that"

@@ -68,8 +68,8 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         workshop = make_workshop(Path(folder))
-        more = ("--max_steps", str(steps), "--eval_every", str(max(20, steps // 50)), "--batch_size", "1", "--keep", "1")
-        more += ("--save_every", str(max(10, steps // 100)), "--freeze_encoder")
+        more = ("--max_steps", str(steps), "--eval_every", str(max(20, steps // 50)), "--batch_size", "1")
+        more += ("--save_every", str(max(10, steps // 100)), "--keep", "1", "--freeze_encoder")
         assert train.main(workshop.argv("soak", *more, retain=False)) == 0
         merged = runs.merge_steps(runs.read_jsonl(workshop.runs / "soak" / "metrics.jsonl"))
         seconds = np.array([1 / row["perf/samples_per_second"] for row in merged.values() if "train/loss" in row])

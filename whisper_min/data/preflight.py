@@ -32,7 +32,7 @@ from whisper_min.data import shards
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.normalizer import normalizer
 from whisper_min.data.progress import progress
-from whisper_min.data.tokens import Label, Tokens, language_code
+from whisper_min.data.tokens import Label, Tokens, language_code, written_language
 
 # Above so many hours only headers are read, and so many entries decoded.
 DECODE_ALL_HOURS = 50
@@ -433,7 +433,7 @@ def _text_faults(example: Example, speech: SpeechSet, style: str, tokens: Tokens
 
 def _without_words(checked: CheckedSet, cfg: Config) -> tuple[list[str], list[str]]:
     """(faults, notes) about references of which the normaliser leaves nothing: a set of such has no word error rate."""
-    name, normalize = normalizer("en" if cfg.task == "translate" else language_code(cfg.language) or "en")
+    name, normalize = normalizer(written_language(cfg.language, cfg.task))
     examples = [example for example in checked.speech.examples if example.text]
     empty = [example for example in examples if not normalize(example.text).split()]
     if not empty:

@@ -42,6 +42,11 @@ def language_code(language: str) -> str | None:
     return language if language in LANGUAGES else TO_LANGUAGE_CODE.get(language)
 
 
+def written_language(language: str, task: str) -> str:
+    """Code of the language that is written: English where speech is translated."""
+    return "en" if task == "translate" else language_code(language) or "en"
+
+
 def unknown_language(language: str) -> str:
     """The fault of a --language that has no code."""
     return f"--language {language}: Whisper does not know it; give a code such as en, de or zh"

@@ -21,7 +21,7 @@ from whisper_min import runs
 from whisper_min.config import Config
 from whisper_min.data.examples import Example
 from whisper_min.data.preflight import CheckedSet, Report
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import Tokens, written_language
 from whisper_min.runs import RunFolder
 from whisper_min.scoring import budget, significance, wer
 from whisper_min.scoring.budget import Budget, Candidate
@@ -56,7 +56,7 @@ class Evaluation:
         kept: KeptResults,
         ranks: Ranks = ALONE,
     ) -> None:
-        language = "en" if cfg.task == "translate" else language_code(cfg.language) or "en"
+        language = written_language(cfg.language, cfg.task)
         self.normalizer = wer.normalizer(language)[0]
         self.domain, self.general = report.role("eval_data"), report.role("retain")
         self.run, self.steering, self.reporter, self.ranks = run, steering, reporter, ranks

@@ -20,7 +20,7 @@ from whisper_min.config import Config, InputError
 from whisper_min.data import preflight
 from whisper_min.data.examples import Segment
 from whisper_min.data.preflight import CheckedSet, Report
-from whisper_min.data.tokens import Tokens, language_code
+from whisper_min.data.tokens import Tokens, written_language
 from whisper_min.scoring import decode, health, wer
 from whisper_min.scoring.timestamps import END_TOLERANCE
 from whisper_min.text import cut_like, restyle_like
@@ -169,7 +169,7 @@ class Transcriber:
     @cached_property
     def _normalize(self) -> Callable[[str], str]:
         """The normaliser of the references' language, which remembers: most of what it is asked for are words."""
-        language = "en" if self.cfg.task == "translate" else language_code(self.cfg.language) or "en"
+        language = written_language(self.cfg.language, self.cfg.task)
         return lru_cache(maxsize=100_000)(wer.normalizer(language)[1])
 
     def _labels(self, checked: CheckedSet) -> tuple[list[str], list[str | None]]:
