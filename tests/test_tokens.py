@@ -15,7 +15,7 @@ from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from whisper_min.config import InputError
 from whisper_min.data.examples import Segment
-from whisper_min.data.tokens import IGNORED, Label, Tokens, language_code
+from whisper_min.data.tokens import IGNORED, Label, Tokens, language_code, written_language
 from whisper_min.model.forward import sum_cross_entropy
 from whisper_min.text import NON_SPEECH
 
@@ -154,6 +154,10 @@ def test_a_shorter_text_context_is_heeded() -> None:
 )
 def test_language_code(language: str, code: str | None) -> None:
     assert language_code(language) == code
+
+
+def test_what_is_translated_is_written_in_english() -> None:
+    assert [written_language("German", task) for task in ("transcribe", "translate")] == ["de", "en"]
 
 
 def test_a_language_that_the_model_has_no_token_for_is_refused_with_the_fix() -> None:
