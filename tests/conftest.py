@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import json
 import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -124,3 +126,13 @@ def needs_speech(*names: str) -> Path:
         if not (SPEECH / name / "manifest.jsonl").is_file():
             pytest.skip(f"no real speech at {SPEECH / name}: see tests/bench/make_speech_sets.py, WHISPER_MIN_SPEECH")
     return SPEECH
+
+
+def run_script(*command: str) -> str:
+    """What a script of the repository prints, in one thread; it must succeed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=580
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
