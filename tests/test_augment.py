@@ -48,7 +48,9 @@ def mels(
     found = {}
     for windows in schedule(clips, batch_size, context).epoch(epoch):
         batch = collate(windows, TOKENS, 80, cfg)
-        found |= {window.name: row for window, row in zip(batch.windows, batch.mel, strict=True)}
+        found |= {
+            window.name: row for window, row in zip(batch.windows, batch.log_mel(torch.device("cpu")), strict=True)
+        }
     return found
 
 

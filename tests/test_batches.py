@@ -39,6 +39,7 @@ from whisper_min.data.sources import read_manifest
 from whisper_min.data.tokens import Label, Tokens
 from whisper_min.text import NON_SPEECH
 
+CPU = torch.device("cpu")
 TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
 CONTEXTS = ["full", "trim", "pack"]
 
@@ -172,22 +173,22 @@ def single(example: Example, seconds: int = 5) -> Window:
 def test_collate_is_whisper_s_log_mel_and_our_tokens(examples: list[Example], n_mels: int) -> None:
     windows = [single(example) for example in examples]
     batch = collate(windows, TOKENS, n_mels, Config())
-    assert batch.mel.shape == (3, n_mels, 500) and batch.mel.dtype == torch.float32
+    assert batch.log_mel(CPU).shape == (3, n_mels, 500) and batch.log_mel(CPU).dtype == torch.float32
     assert batch.windows == tuple(windows) and batch.bad == []
     assert batch.audio_seconds == 6.5 and batch.ids == ["0.wav", "1.wav", "2.wav"]
     expected = TOKENS.teacher_forcing(TEXTS)
     assert torch.equal(batch.targets.inputs, expected.inputs)
     assert torch.equal(batch.targets.targets, expected.targets)
-    for row, example in zip(batch.mel, examples, strict=True):
+    for row, example in zip(batch.log_mel(CPU), examples, strict=True):
         waveform = whisper.pad_or_trim(example.read(), 5 * SAMPLE_RATE)
         torch.testing.assert_close(row, whisper.log_mel_spectrogram(waveform, n_mels), rtol=0, atol=1e-5)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(examples: list[Example]) -> None:
-    together = collate([single(example) for example in examples], TOKENS, 80, Config()).mel
-    reverse = collate([single(example) for example in reversed(examples)], TOKENS, 80, Config()).mel
+    together = collate([single(example) for example in examples], TOKENS, 80, Config()).log_mel(CPU)
+    reverse = collate([single(example) for example in reversed(examples)], TOKENS, 80, Config()).log_mel(CPU)
     for index, example in enumerate(examples):
-        alone = collate([single(example)], TOKENS, 80, Config()).mel[0]
+        alone = collate([single(example)], TOKENS, 80, Config()).log_mel(CPU)[0]
         torch.testing.assert_close(together[index], alone, rtol=0, atol=1e-6)
         torch.testing.assert_close(reverse[2 - index], alone, rtol=0, atol=1e-6)
 
@@ -197,29 +198,29 @@ def test_a_packed_window_is_its_clips_one_after_another(examples: list[Example])
     batch = collate([window], TOKENS, 80, Config())
     joined = np.concatenate([example.read() for example in examples])
     expected = whisper.log_mel_spectrogram(whisper.pad_or_trim(joined), 80)
-    torch.testing.assert_close(batch.mel[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch.log_mel(CPU)[0], expected, rtol=0, atol=1e-5)
     assert batch.targets.inputs.tolist() == [TOKENS.encode("One. A second text, longer. Three words here.")[:-1]]
     assert batch.audio_seconds == 6.5 and batch.ids == ["0.wav", "1.wav", "2.wav"]
 
 
-def test_no_log_mel_where_the_encoder_has_been(examples: list[Example]) -> None:
+def test_no_audio_where_the_encoder_has_been(examples: list[Example]) -> None:
     """Only where every window of the batch is encoded; all else is as ever, that no number depends on it."""
     windows = [single(example) for example in examples]
     plain = collate(windows, TOKENS, 80, Config())
     known = collate(windows, TOKENS, 80, Config(), encoded={window.key for window in windows})
-    assert known.mel.shape == (len(windows), 80, 0)
+    assert known.waveforms.shape == (len(windows), 0) and known.log_mel(CPU).shape == (len(windows), 80, 0)
     assert torch.equal(known.targets.inputs, plain.targets.inputs)
     assert (known.windows, known.audio_seconds, known.bad) == (plain.windows, plain.audio_seconds, plain.bad)
     partly = collate(windows, TOKENS, 80, Config(), encoded={window.key for window in windows[1:]})
-    assert torch.equal(partly.mel, plain.mel)
+    assert torch.equal(partly.waveforms, plain.waveforms)
     joined = Window((examples[0], examples[1]), ("a", "b"), 160_000)
     parts = {single(example).key for example in examples}
-    assert collate([joined], TOKENS, 80, Config(), encoded=parts).mel.shape == (1, 80, 1000)
+    assert collate([joined], TOKENS, 80, Config(), encoded=parts).waveforms.shape == (1, 160_000)
 
 
 def test_normalize_scales_every_clip(examples: list[Example]) -> None:
-    plain = collate([single(examples[0])], TOKENS, 80, Config()).mel
-    scaled = collate([single(examples[0])], TOKENS, 80, Config(normalize=True)).mel
+    plain = collate([single(examples[0])], TOKENS, 80, Config()).log_mel(CPU)
+    scaled = collate([single(examples[0])], TOKENS, 80, Config(normalize=True)).log_mel(CPU)
     # a gain of g adds log10(g²) / 4 to the log-mel, but for the samples' floor
     gain = 0.95 / np.abs(examples[0].read()).max()
     torch.testing.assert_close(scaled.max(), plain.max() + float(np.log10(gain)) / 2, rtol=0, atol=1e-4)
@@ -235,7 +236,7 @@ def test_a_bad_file_is_named_and_left_out_where_that_is_allowed(examples: list[E
     assert batch.bad == [f"{examples[1].where}: is empty (0 bytes)"]
     assert batch.ids == ["0.wav", "2.wav"] and batch.windows == (windows[0], windows[2])
     rest = collate([windows[0], windows[2]], TOKENS, 80, Config())
-    assert torch.equal(batch.mel, rest.mel) and torch.equal(batch.targets.inputs, rest.targets.inputs)
+    assert torch.equal(batch.waveforms, rest.waveforms) and torch.equal(batch.targets.inputs, rest.targets.inputs)
     assert (batch.audio_seconds, batch.targets.count) == (rest.audio_seconds, rest.targets.count)
 
     packed = Window(tuple(examples[:2]), tuple(TEXTS[:2]), N_SAMPLES)
@@ -265,7 +266,7 @@ def test_reading_ahead_gives_the_same_in_the_same_order(examples: list[Example],
 
     for (one_at, one), (two_at, two) in zip(batches(0), batches(workers), strict=True):
         assert one_at == two_at and one.ids == two.ids and one.audio_seconds == two.audio_seconds
-        assert torch.equal(one.mel, two.mel) and torch.equal(one.targets.targets, two.targets.targets)
+        assert torch.equal(one.waveforms, two.waveforms) and torch.equal(one.targets.targets, two.targets.targets)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -115,7 +115,8 @@ def batch(clips: int, context: int, targets: list[list[int]]) -> Batch:
     """A batch of windows of so many samples; what stands in it does not count."""
     example = Example("id", Path("clip.wav"), "text", "set, line 1")
     rows = torch.tensor(targets)
-    return Batch((Window((example,), ("text",), context),) * clips, torch.empty(0), Targets(rows, rows), 1.0, [])
+    windows = (Window((example,), ("text",), context),) * clips
+    return Batch(windows, torch.empty(0), Targets(rows, rows), 1.0, [], 80, ())
 
 
 def test_a_step_is_the_sum_of_its_batches(model: Whisper) -> None:

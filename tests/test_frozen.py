@@ -40,7 +40,8 @@ class Clips:
             generator = torch.Generator().manual_seed(hash(members) % 1000)
             mels.append(torch.rand(80, FRAMES, generator=generator))
         mel = torch.stack(mels)
-        return Batch(tuple(made), mel, self.tokens.teacher_forcing(["text"] * len(made)), 2.0, []), mel
+        labels = self.tokens.teacher_forcing(["text"] * len(made))
+        return Batch(tuple(made), torch.empty(len(made), 0), labels, 2.0, [], 80, ()), mel
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from quick_model import one_thread  # noqa: F401
 
 from whisper_min.config import Config
 from whisper_min.data import preflight
+from whisper_min.data.augment import Masks
 from whisper_min.data.batches import Batch, Schedule, Window
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import IGNORED, Targets, Tokens
@@ -31,11 +32,12 @@ def batch(clips: int, first: int = 0, role: str = "domain") -> Batch:
         Window((Example(f"{row}", Path("clip.wav"), "text", "set"),), ("text",), 80_000, role)
         for row in range(first, first + clips)
     )
-    mel = torch.arange(first, first + clips).float().view(-1, 1, 1).expand(clips, 80, 500)
+    waveforms = torch.arange(first, first + clips).float().view(-1, 1).expand(clips, 80_000)
+    masks = tuple(Masks(row, ()) for row in range(first, first + clips))
     rows = torch.arange(first, first + clips).view(-1, 1).repeat(1, 3)
     targets = rows.clone()
     targets[::2, 2] = IGNORED
-    return Batch(windows, mel, Targets(rows, targets), float(clips), [])
+    return Batch(windows, waveforms, Targets(rows, targets), float(clips), [], 80, masks)
 
 
 def micro_batches() -> MicroBatches:
@@ -58,7 +60,8 @@ def test_parts_hold_every_clip_once_in_order(clips: int, parts: int, sizes: list
     assert [name for part in made for name in part.ids] == whole.ids
     for part in made:
         first = torch.tensor([float(name) for name in part.ids])
-        assert torch.equal(part.mel[:, 0, 0], first)
+        assert torch.equal(part.waveforms[:, 0], first)
+        assert [mask.frames for mask in part.masks] == first.tolist()
         assert torch.equal(part.targets.inputs[:, 0].float(), first)
     assert torch.equal(torch.cat([part.targets.targets for part in made]), whole.targets.targets)
     assert sum(part.targets.count for part in made) == whole.targets.count

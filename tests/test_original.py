@@ -14,6 +14,7 @@ from torch import Tensor
 from whisper import Whisper
 
 from whisper_min.config import Config
+from whisper_min.data.augment import Masks
 from whisper_min.data.batches import Batch, OnDevice, Window
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import lora
@@ -28,12 +29,14 @@ TEXTS = ["One two three.", "Four, five, six, seven, eight and nine."]
 def batch(model: Whisper, role: str = "replay", padding: int = 0) -> tuple[Batch, OnDevice]:
     """Two clips of noise in 5 s, and their tensors; `padding` adds so many columns of it."""
     generator = torch.Generator().manual_seed(0)
-    mel = torch.randn(2, model.dims.n_mels, 500, generator=generator)
+    waveforms = torch.randn(2, 80_000, generator=generator)
     targets = Tokens(model.dims).teacher_forcing(TEXTS)
     if padding:
         targets = type(targets)(F.pad(targets.inputs, (0, padding)), F.pad(targets.targets, (0, padding), value=-100))
 
-    made = Batch((Window((), (), 80_000, role),), mel, targets, 10.0, [])
+    made = Batch(
+        (Window((), (), 80_000, role),), waveforms, targets, 10.0, [], model.dims.n_mels, (Masks(500, ()),) * 2
+    )
     return made, made.on(torch.device("cpu"))
 
 

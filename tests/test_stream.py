@@ -329,7 +329,7 @@ def test_remote_tars_are_checked_streamed_and_removed(
     order = Stream(report.role("data"), Config(batch_size=2), TOKENS, buffer=3)
     assert len(list(temporary.iterdir())) == preflight.SAMPLED_REMOTE_SHARDS, "those of the sample"
     for windows in epoch_of(order, 0):
-        assert batches.collate(windows, TOKENS, 80, Config()).mel.shape[0] == len(windows)
+        assert batches.collate(windows, TOKENS, 80, Config()).waveforms.shape[0] == len(windows)
     del report, order, windows
     gc.collect()
     assert not list(temporary.iterdir())

@@ -267,7 +267,7 @@ def test_the_logged_loss_is_the_mean_over_the_steps_tokens(workshop: Workshop, f
     prepared = setup.prepare(cfg, Console(stderr=True))
     batch = batches.collate(prepared.schedule.epoch(0)[0], prepared.tokens, prepared.dims.n_mels, prepared.cfg)
     model, _ = prepared.load()
-    logits = model.decoder(batch.targets.inputs, encode(model, batch.mel))
+    logits = model.decoder(batch.targets.inputs, encode(model, batch.on(prepared.device).mel))
     loss = sum_cross_entropy(logits, batch.targets.targets) / batch.targets.count
     loss.backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
@@ -307,18 +307,18 @@ def test_a_frozen_encoder_stays_as_it_is(workshop: Workshop) -> None:
 def test_what_a_frozen_encoder_remembers_is_not_made_again(
     workshop: Workshop, frozen_finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second epoch of two makes no log-mel."""
-    frames: list[int] = []
+    """The second epoch of two hands on no audio."""
+    samples: list[int] = []
 
     def collate(*args: Any, **options: Any) -> Batch:
         batch = batches_collate(*args, **options)
-        frames.append(batch.mel.shape[-1])
+        samples.append(batch.waveforms.shape[1])
         return batch
 
     batches_collate = batches.collate
     monkeypatch.setattr(batches, "collate", collate)
     run = workshop.train("remembering", *FROZEN)
-    assert [count > 0 for count in frames] == [True] * 3 + [False] * 3
+    assert [count > 0 for count in samples] == [True] * 3 + [False] * 3
     assert_same_run(run, frozen_finished)
 
 

@@ -39,7 +39,7 @@ from whisper.audio import SAMPLE_RATE
 from whisper_min import audio
 from whisper_min.config import Config, InputError
 from whisper_min.data import sources
-from whisper_min.data.batches import Schedule, Window, collate
+from whisper_min.data.batches import Batch, Schedule, Window, collate
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 from whisper_min.model.forward import decode, encode, project, sum_cross_entropy
@@ -174,19 +174,24 @@ def run_arm(args: argparse.Namespace) -> common.Result:
     else:
         cfg = Config(batch_size=BATCH, lr=lr, method="full", freeze_encoder=kind == "cached")
         loop, parameters = "train.py's pieces in a plain loop", choose_trainable(model, cfg)
-        collator = partial(collate, tokens=tokens, n_mels=model.dims.n_mels, cfg=cfg)
+        read = partial(collate, tokens=tokens, n_mels=model.dims.n_mels, cfg=cfg)
         frozen = FrozenEncoder(model, cfg) if cfg.freeze_encoder else None
         if frozen:
-            for batch in map(collator, batches):
+            for batch in map(read, batches):
                 with autocast(CPU, precision):
-                    frozen(batch, batch.mel)
-            collator = partial(collator, encoded=frozen.kept)
+                    frozen(batch, batch.log_mel(CPU))
+            read = partial(read, encoded=frozen.kept)
         optimizer, scaler = build_optimizer(model, cfg), loss_scaler(CPU, precision)
         at_start = common.resident_megabytes()
 
-        def loss_of(batch: Any) -> Tensor:
+        def collator(windows: Sequence[Window]) -> tuple[Batch, Tensor]:
+            batch = read(windows)
+            return batch, batch.log_mel(CPU)
+
+        def loss_of(made: tuple[Batch, Tensor]) -> Tensor:
+            batch, mel = made
             with autocast(CPU, precision):
-                features = frozen(batch, batch.mel) if frozen else encode(model, batch.mel)  # (B, A, C)
+                features = frozen(batch, mel) if frozen else encode(model, mel)  # (B, A, C)
                 hidden = decode(model, batch.targets.inputs, features)  # (B, T, C)
                 logits = project(model, hidden, batch.targets.positions)  # (N, V)
             targets = batch.targets.targets.flatten()[batch.targets.positions]  # (N,)
@@ -212,7 +217,7 @@ def check_loss(args: argparse.Namespace) -> common.Result:
     windows = batches_of("full", 1, tokens)[0]
     batch, theirs = collate(windows, tokens, ours.dims.n_mels, Config()), collate_huggingface(tokens)(windows)
     targets = batch.targets
-    for name, mel in [("our log-mel", batch.mel), ("transformers' log-mel", theirs["input_features"])]:
+    for name, mel in [("our log-mel", batch.log_mel(CPU)), ("transformers' log-mel", theirs["input_features"])]:
         total = sum_cross_entropy(ours.decoder(targets.inputs, encode(ours, mel)), targets.targets)
         loss = float(total.detach()) / targets.count
         peer = float(model(**{**theirs, "input_features": mel}).loss.detach())

@@ -80,6 +80,22 @@ class Drawn(NamedTuple):
         return f"{self.name} {self.strength:.3g}"
 
 
+class Masks(NamedTuple):
+    """SpecAugment's masks for one clip, drawn by the host and put on its log-mel by the device that computes it."""
+
+    frames: int
+    """That are the clip's own; silence follows."""
+    areas: tuple[tuple[slice, slice], ...]
+    """Bins and frames of each."""
+
+    def hide(self, mel: Tensor) -> None:
+        """Fill the areas of a log-mel (M, F), in place, with the clip's mean, which is the paper's zero."""
+        if self.areas:
+            mean = mel[:, : self.frames].mean()
+            for bins, frames in self.areas:
+                mel[bins, frames] = mean
+
+
 def parse(word: str) -> Effect:
     """`name[=strength][@share]`, the strength a number or a range `low..high`; ValueError says what is wrong."""
     found = _WORD.fullmatch(word)
@@ -214,22 +230,21 @@ class Augmentation:
                     waveform = channels.change_gain(waveform, strength)
         return waveform
 
-    def on_log_mel(self, mel: Tensor, frames: int, drawn: Sequence[Drawn]) -> None:
-        """SpecAugment in place on one clip's log-mel (M, F), of which `frames` are the clip's own.
+    def masks(self, drawn: Sequence[Drawn], bins: int, frames: int) -> Masks:
+        """SpecAugment's masks for a log-mel (M, F) of so many bins, of which `frames` are the clip's own.
 
-        Masks hold the clip's mean, the paper's zero. torchaudio's masks draw from torch's global generator, which
-        threads share and whose state a run restores; these draw from the clip's.
+        torchaudio's masks draw from torch's global generator, which threads share and whose state a run restores;
+        these draw from the clip's.
         """
+        areas: list[tuple[slice, slice]] = []
         for _, strength, seed in (each for each in drawn if each.name == "specaugment"):
-            rng, bins = np.random.default_rng(seed), mel.shape[0]
-            mean = mel[:, :frames].mean()
+            rng = np.random.default_rng(seed)
             widest_bins = round(strength * MASKED_BINS * bins / 80)
             widest_frames = round(strength * min(MASKED_FRAMES, MASKED_SHARE * frames / MASKS))
             for _ in range(MASKS):
-                first, width = _mask(rng, widest_bins, bins)
-                mel[first : first + width, :frames] = mean
-                first, width = _mask(rng, widest_frames, frames)
-                mel[:, first : first + width] = mean
+                areas.append((_mask(rng, widest_bins, bins), slice(0, frames)))
+                areas.append((slice(0, bins), _mask(rng, widest_frames, frames)))
+        return Masks(frames, tuple(areas))
 
     def _noise(self, samples: int, rng: np.random.Generator) -> Waveform:
         """Noise for a clip: generated, or a part of a recording drawn from the folder, repeated where it is short."""
@@ -250,10 +265,11 @@ class Augmentation:
         raise audio.AudioError(f"--noise: {path}: is silent, as other parts drawn from {self.noise}; remove what is")
 
 
-def _mask(rng: np.random.Generator, widest: int, length: int) -> tuple[int, int]:
-    """(first, width) of a mask, both uniform, as the paper draws them."""
+def _mask(rng: np.random.Generator, widest: int, length: int) -> slice:
+    """What a mask covers: its width and its start are uniform, as the paper draws them."""
     width = int(rng.integers(min(widest, length) + 1))
-    return int(rng.integers(length - width + 1)), width
+    first = int(rng.integers(length - width + 1))
+    return slice(first, first + width)
 
 
 @functools.lru_cache

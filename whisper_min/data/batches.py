@@ -83,13 +83,16 @@ class Batch:
     """What one forward pass reads."""
 
     windows: tuple[Window, ...]
-    mel: Tensor
-    """(B, M, F), float32; (B, M, 0) where the encoder's output is remembered for every window"""
+    waveforms: Tensor
+    """(B, samples), float32, padded to the context; (B, 0) where the encoder's output is remembered for every window"""
     targets: Targets
     audio_seconds: float
     """Seconds of speech, padding not counted."""
     bad: list[str]
     """Windows left out because a file could not be decoded (only under --skip_bad)."""
+    n_mels: int
+    masks: tuple[augment.Masks, ...]
+    """SpecAugment's for each window."""
 
     @property
     def ids(self) -> list[str]:
@@ -109,21 +112,31 @@ class Batch:
         return [
             Batch(
                 tuple(self.windows[row] for row in rows),
-                self.mel[rows],
+                self.waveforms[rows],
                 Targets(self.targets.inputs[rows], self.targets.targets[rows]),
                 self.audio_seconds * len(rows) / len(self.windows),
                 [],
+                self.n_mels,
+                tuple(self.masks[row] for row in rows),
             )
             for rows in split_evenly(range(len(self.windows)), size)
         ]
 
     def on(self, device: torch.device) -> OnDevice:
-        """The tensors on a device."""
+        """The tensors on a device, which also computes the log-mels."""
         counted = self.targets.positions
         labels = self.targets.targets.flatten()[counted]
-        return OnDevice(
-            *(each.to(device, non_blocking=True) for each in (self.mel, self.targets.inputs, counted, labels))
-        )
+        others = (each.to(device, non_blocking=True) for each in (self.targets.inputs, counted, labels))
+        return OnDevice(self.log_mel(device), *others)
+
+    def log_mel(self, device: torch.device) -> Tensor:
+        """(B, M, F), with its masks; (B, M, 0) where there are no waveforms."""
+        if self.waveforms.shape[1] == 0:
+            return torch.empty(len(self.windows), self.n_mels, 0, device=device)
+        mel = audio.log_mel(self.waveforms.to(device, non_blocking=True), self.n_mels)
+        for row, masks in zip(mel, self.masks, strict=True):
+            masks.hide(row)
+        return mel
 
 
 class Order(Protocol):
@@ -327,14 +340,14 @@ def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
 def collate(
     windows: Sequence[Window], tokens: Tokens, n_mels: int, cfg: Config, encoded: Container[tuple[str, ...]] = ()
 ) -> Batch:
-    """Read, pad and tokenise one batch of windows that share a context; no log-mel where all are `encoded` already.
+    """Read, pad and tokenise one batch of windows that share a context; no audio where all are `encoded` already.
 
     A file that cannot be decoded raises audio.AudioError with its name; under --skip_bad its window is left out and
     listed in `Batch.bad`, as long as another one is left. So is one that is longer than its window, whose length was
     told wrongly: nothing is cut.
     """
     read: list[tuple[Window, audio.Waveform]] = []
-    drawn: list[list[augment.Drawn]] = []
+    masks: list[augment.Masks] = []
     labels: list[Label] = []
     bad: list[str] = []
     for window in windows:
@@ -351,20 +364,16 @@ def collate(
             bad.append(f"{' + '.join(example.where for example in window.examples)}: {error}")
             continue
         read.append((window, waveform))
-        drawn.append(its)
+        masks.append(effects.masks(its, n_mels, len(waveform) // HOP_LENGTH))
         labels.append(label(window, [len(part) / SAMPLE_RATE for part in parts], len(waveform) / SAMPLE_RATE, cfg))
     if bad and not (cfg.skip_bad and read):
         raise audio.AudioError("; ".join(bad))
     kept = tuple(window for window, _ in read)
     waveforms = [waveform for _, waveform in read]
-    if all(window.key in encoded for window in kept):
-        mel = torch.empty(len(kept), n_mels, 0)
-    else:
-        mel = audio.log_mel(audio.pad(waveforms, windows[0].context), n_mels)  # (B, M, F)
-        for its, row, (window, waveform) in zip(drawn, mel, read, strict=True):
-            augment.of_role(cfg, window.role).on_log_mel(row, len(waveform) // HOP_LENGTH, its)
-    targets = tokens.teacher_forcing(labels)
-    return Batch(kept, mel, targets, sum(map(len, waveforms)) / SAMPLE_RATE, bad)
+    known = all(window.key in encoded for window in kept)
+    padded = torch.empty(len(kept), 0) if known else audio.pad(waveforms, windows[0].context)  # (B, samples)
+    seconds = sum(map(len, waveforms)) / SAMPLE_RATE
+    return Batch(kept, padded, tokens.teacher_forcing(labels), seconds, bad, n_mels, tuple(masks))
 
 
 def label(window: Window, seconds: Sequence[float], heard: float, cfg: Config) -> Label:
