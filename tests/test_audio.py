@@ -218,6 +218,19 @@ def test_damage_is_said(
             audio.info(path)
 
 
+def test_ffmpeg_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of its name that only sleeps: the error comes, and nothing of it is left running."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/number"\nexec sleep 60\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(audio, "FFMPEG_SECONDS", 0.5)
+    with pytest.raises(audio.AudioError, match=r"ffmpeg did not decode it within 0\.5 s; convert it to FLAC or WAV"):
+        audio.read(write_damaged(tmp_path, "noise"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "number").read_text()), 0)
+
+
 def test_the_end_of_a_cut_file_that_is_not_wanted_is_no_damage(tmp_path: Path) -> None:
     path = write_damaged(tmp_path, "cut")
     np.testing.assert_allclose(audio.read(path, 0.5, 0.5), babble(5.0, seed=8)[8_000:16_000], atol=1e-4)

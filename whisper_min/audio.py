@@ -43,6 +43,8 @@ SAMPLES_PER_POSITION = HOP_LENGTH * FRAMES_PER_POSITION
 MAX_SECONDS = 6 * 3600
 # Numbers that torchaudio's filter may hold: its length times its phases.
 LARGEST_FILTER = 2**24
+# Patience with ffmpeg in seconds: the longest recording takes it a minute or two.
+FFMPEG_SECONDS = 900.0
 # libsndfile says about this many frames where a stream does not tell its length.
 UNKNOWN_FRAMES = 2**62
 # From here on a WAV's claim means a stream of unknown length: what sox, ffmpeg and others write into pipes.
@@ -263,7 +265,10 @@ def _read_with_ffmpeg(
         raise AudioError(f"soundfile cannot decode it ({because}), and ffmpeg is not installed") from None
     seconds = MAX_SECONDS if duration is None else duration
     command = [executable, *ffmpeg.arguments(Path(path), offset, seconds, SAMPLE_RATE, "s16le")]
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=FFMPEG_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise AudioError(f"ffmpeg did not decode it within {error.timeout:g} s; convert it to FLAC or WAV") from None
     if done.returncode != 0 or not done.stdout:
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise AudioError(f"neither soundfile nor ffmpeg can decode it ({reason[-1] if reason else because})") from None
