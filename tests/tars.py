@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -70,6 +71,15 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *parts: object) -> None:
             pass
+
+        def send_head(self) -> Any:
+            elsewhere = self.path.partition("?redirect=")[2]
+            if not elsewhere:
+                return super().send_head()
+            self.send_response(302)
+            self.send_header("Location", elsewhere)
+            self.end_headers()
+            return None
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -330,6 +330,14 @@ def test_a_remote_tar_that_is_not_there_says_so(served: tuple[Path, str]) -> Non
     assert count == 0 and told.startswith(f"{address}/none.tar: cannot be fetched (")
 
 
+def test_a_redirect_is_followed_unless_it_leaves_tls(served: tuple[Path, str]) -> None:  # noqa: F811
+    folder, address = served
+    five(folder / "a.tar")
+    assert len(read(f"{address}/x.tar?redirect=/a.tar")[0]) == 5
+    _, told = damaged(f"{address}/x.tar?redirect=http://elsewhere.example/a.tar")  # type: ignore[arg-type]
+    assert "it is redirected to http://elsewhere.example/a.tar, and http:// can be read and changed on its way" in told
+
+
 def test_a_protocol_without_a_driver_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fsspec", reason="fetching tars needs fsspec: pip install -e '.[remote]'")
     monkeypatch.setitem(sys.modules, "s3fs", None)

@@ -6,9 +6,11 @@ What is on a command line stands in `config.json`, in logs and in messages. So a
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from whisper_min.text import SECRET_IN_ADDRESS, redact
 
@@ -34,6 +36,26 @@ def is_private(address: str) -> bool:
     """Whether nobody on the way can read or change what is fetched: not by http, but from this machine."""
     parts = urlsplit(address)
     return parts.scheme.lower() not in ("http", "ftp") or parts.hostname in THIS_MACHINE
+
+
+def fetching(address: str) -> dict[str, Any]:
+    """What fsspec is told with an address: by http(s) no redirect is followed that leaves TLS."""
+    return {"client_kwargs": _staying_private()} if urlsplit(address).scheme in ("http", "https") else {}
+
+
+@functools.cache
+def _staying_private() -> dict[str, Any]:
+    """Options of aiohttp's sessions, the same objects every time: fsspec keeps a session for each."""
+    import aiohttp
+
+    async def look(session: object, context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        target = urljoin(str(redirect.url), redirect.response.headers.get("Location", ""))
+        if not is_private(target):
+            raise OSError(f"it is redirected to {redact(target)}, and http:// can be read and changed on its way")
+
+    redirects = aiohttp.TraceConfig()
+    redirects.on_request_redirect.append(look)
+    return {"trace_configs": [redirects]}
 
 
 def without_secrets(text: str, address: str) -> str:

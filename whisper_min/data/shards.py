@@ -151,9 +151,12 @@ def fetch(url: str) -> Fetched:
     with tempfile.NamedTemporaryFile(prefix="whisper-min-", suffix=".tar", delete=False) as copy:
         fetched = Fetched(Path(copy.name))
         try:
-            with fsspec.open(address, "rb") as remote:
+            with fsspec.open(address, "rb", **addresses.fetching(address)) as remote:
                 shutil.copyfileobj(remote, copy)
-        except Exception as error:  # every driver has errors of its own, with the address in them
+        except Exception as caught:  # every driver has errors of its own, with the address in them
+            error: BaseException = caught
+            while error.__cause__:  # fsspec calls all that goes wrong a missing file
+                error = error.__cause__
             told = addresses.without_secrets(f"{type(error).__name__}: {error}", url)
             raise ShardError(f"{url}: cannot be fetched ({told})") from None
     _fetched[url] = fetched
@@ -168,7 +171,8 @@ def version_key(shard: str) -> str:
             return json.dumps([os.path.realpath(shard), stat.st_size, stat.st_mtime_ns])
         import fsspec
 
-        filesystem, path = fsspec.core.url_to_fs(os.path.expandvars(shard))
+        address = os.path.expandvars(shard)
+        filesystem, path = fsspec.core.url_to_fs(address, **addresses.fetching(address))
         known = filesystem.info(path)
         return json.dumps([shard, *(str(known.get(key)) for key in ("size", "ETag", "LastModified", "mtime"))])
     except Exception:  # every driver has errors of its own; what cannot be asked is read
