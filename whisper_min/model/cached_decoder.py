@@ -92,7 +92,8 @@ class FixedStep:
             with torch.cuda.stream(beside):
                 self._read()
             torch.cuda.current_stream().wait_stream(beside)
-            with torch.cuda.graph(self.graph):
+            # what other threads ask of CUDA meanwhile (memory, a reader's pinned batch) is none of the graph's
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.logits = self._read()
 
     def __call__(self, tokens: Tensor) -> Tensor:
