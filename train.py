@@ -1,8 +1,8 @@
 """Fine-tune Whisper, read top to bottom: input is checked, the original is evaluated, then the loop.
 
-One utterance's way: `data/sources.py` names it, `data/preflight.py` checks it, `data/batches.py` reads it and on the device
-makes it a log-mel, `data/tokens.py` makes its text tokens, `model/forward.py` encodes it and predicts its text, and
-below its loss is summed, divided once and stepped.
+One utterance's way: `data/sources.py` names it, `data/preflight.py` checks it, `data/batches.py` reads it and on the
+device makes it a log-mel, `data/tokens.py` makes its text tokens, `model/forward.py` encodes it and predicts its text,
+and below its loss is summed, divided once and stepped.
 
 Under torchrun every rank runs all of this on its share of each step's micro-batches; `training/ranks.py` says how.
 """

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ import torch
 from whisper import ModelDimensions, Whisper
 
 from whisper_min.config import InputError
+
+if TYPE_CHECKING:
+    from workbench import Workbench
 
 REPOSITORY = Path(__file__).parent.parent
 SPEECH = Path(os.environ.get("WHISPER_MIN_SPEECH", REPOSITORY.parent / "shared" / "data"))
@@ -136,3 +140,11 @@ def run_script(*command: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    """A folder of recordings, and the preflight over them."""
+    from workbench import Workbench
+
+    return Workbench(tmp_path)

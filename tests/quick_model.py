@@ -20,7 +20,7 @@ from whisper.audio import N_SAMPLES
 from whisper_min import audio
 from whisper_min.config import Config
 from whisper_min.data import preflight, sources
-from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.checked import CheckedSet
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import lora
 

@@ -16,6 +16,10 @@ import pytest
 import soundfile
 from conftest import babble, hash_of
 
+# Of a small set.
+TEXTS = [f"This is clip number {n}." for n in range(12)]
+LENGTHS = [1.0 + n / 10 for n in range(12)]
+
 
 def recording(seconds: float, *name: object, format_: str = "FLAC") -> bytes:
     """A recording that no other name has."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from whisper_min import audio, config
 from whisper_min.config import DEMO
 from whisper_min.data import preflight, sources
-from whisper_min.data.preflight import Report
+from whisper_min.data.checked import Report
 from whisper_min.data.sources import DEMO_FOLDER, DEMO_SPLITS
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights

@@ -14,7 +14,7 @@ from quick_model import checked_set, ending_whisper, listening_whisper, one_thre
 from whisper import Whisper
 
 from whisper_min import audio
-from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.checked import CheckedSet
 from whisper_min.data.tokens import IGNORED, Tokens
 from whisper_min.scoring import decode
 from whisper_min.scoring.decode import Hypothesis

@@ -12,9 +12,9 @@ from conftest import random_whisper
 from quick_model import one_thread  # noqa: F401
 
 from whisper_min.config import Config
-from whisper_min.data import preflight
 from whisper_min.data.augment import Masks
 from whisper_min.data.batches import Batch, Schedule, Window
+from whisper_min.data.checked import Report
 from whisper_min.data.examples import Example
 from whisper_min.data.tokens import IGNORED, Targets, Tokens
 from whisper_min.retain.original import Original
@@ -45,7 +45,7 @@ def micro_batches() -> MicroBatches:
     tokens, cfg = Tokens(DIMS), Config(model="small", method="full")
     schedule = Schedule([], [], [], "trim", 8, tokens, 0)
     prepared = Prepared(
-        *(cfg, DIMS, tokens, preflight.Report(), "", schedule, torch.device("cpu"), "fp32"), load=lambda: pytest.fail()
+        *(cfg, DIMS, tokens, Report(), "", schedule, torch.device("cpu"), "fp32"), load=lambda: pytest.fail()
     )
     weight = torch.nn.Parameter(torch.zeros(()))
     return MicroBatches(prepared, torch.optim.SGD([weight]), Reporter())

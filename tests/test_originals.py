@@ -13,7 +13,7 @@ from quick_model import checked_set, ending_whisper, one_thread, save_openai, wr
 import train
 from whisper_min import runs
 from whisper_min.config import Config
-from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.checked import CheckedSet
 from whisper_min.data.tokens import Tokens
 from whisper_min.scoring.decode import Hypothesis
 from whisper_min.scoring.evaluation import Scorer

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from whisper_min import config
 from whisper_min.config import Config
+from whisper_min.data.checked import CheckedSet, Report
 from whisper_min.data.examples import Example, SpeechSet
-from whisper_min.data.preflight import CheckedSet, Facts, Report
+from whisper_min.data.recordings import Facts
 from whisper_min.training import flops, memory, setup
 from whisper_min.training.setup import Prepared
 

@@ -17,7 +17,7 @@ from whisper import DecodingOptions, Whisper
 
 from whisper_min import audio, runs
 from whisper_min.config import Config, InputError
-from whisper_min.data.preflight import CheckedSet, Report
+from whisper_min.data.checked import CheckedSet, Report
 from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 from whisper_min.scoring import decode, wer

@@ -33,7 +33,7 @@ from whisper.audio import CHUNK_LENGTH, SAMPLE_RATE
 
 from whisper_min import audio
 from whisper_min.config import Config
-from whisper_min.data import batches, preflight, shards, sources
+from whisper_min.data import batches, preflight, shards, sources, survey
 from whisper_min.data.examples import Columns, Example, Member, SpeechSet
 from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import EVERY_LANGUAGE, Tokens
@@ -172,13 +172,11 @@ def simulate(hours: float, folder: Path) -> list[list[str]]:
     note("the index is made")
     real = synthetic.write(folder, ENTRIES_PER_TAR, ENTRIES_PER_TAR)
     begun = common.now()
-    [read] = [
-        preflight._survey_shard(name, SpeechSet("", real, []), "keep", cfg, tokens) for name in shards.expand(real)
-    ]
+    [read] = [survey.survey_shard(name, SpeechSet("", real, []), "keep", cfg, tokens) for name in shards.expand(real)]
     note(f"a real tar: headers and texts of {read.entries:,} entries")
     facts = replace(read, timed=ENTRIES_PER_TAR, seconds=SECONDS * ENTRIES_PER_TAR, longest=2 * SECONDS)
     with mock.patch.object(shards, "entries", partial(entries_of, recording)):
-        with mock.patch.object(preflight, "_survey_shard", lambda *rest: facts):  # as if each had been read once
+        with mock.patch.object(survey, "survey_shard", lambda *rest: facts):  # as if each had been read once
             preflight.run(sources.of_training(cfg), cfg, tokens, console)
         begun = common.now()
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)

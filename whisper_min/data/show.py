@@ -23,10 +23,12 @@ from whisper.audio import CHUNK_LENGTH
 
 from whisper_min import text
 from whisper_min.config import Config, InputError
-from whisper_min.data import preflight, sources
+from whisper_min.data import recordings, sources
+from whisper_min.data.checked import FAULTS_SHOWN, Report
 from whisper_min.data.examples import Example, SpeechSet
-from whisper_min.data.preflight import PLAUSIBLE_SPEED, Facts
+from whisper_min.data.notes import PLAUSIBLE_SPEED
 from whisper_min.data.progress import progress
+from whisper_min.data.recordings import Facts
 from whisper_min.ui import axes, picture
 from whisper_min.ui.diff import plain
 from whisper_min.ui.spectrogram import Clip
@@ -70,8 +72,8 @@ def main(argv: Sequence[str]) -> None:
     cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
     spec = sources.parse_spec(options.source, "")
     speech = sources.load_set(spec, cfg.data_dir)
-    console, report = Console(stderr=True), preflight.Report()
-    facts = preflight.inspect_all(speech.examples, cfg, console, report)
+    console, report = Console(stderr=True), Report()
+    facts = recordings.inspect_all(speech.examples, cfg, console, report.notes)
     known = list(zip(speech.examples, facts, strict=True))
     readable = [index for index, (_, its) in enumerate(known) if its.error is None and its.seconds > 0 and its.finite]
     drawn = random.Random(options.seed).sample(readable, min(options.samples, len(readable)))
@@ -243,10 +245,10 @@ def show(found: dict[str, Any], out: Console) -> None:
         say(f"recordings that are there more than once: {found['repeated']}")
     if bad := found["unreadable"]:
         say(f"recordings that cannot be read: {len(bad)}")
-        for each in bad[: preflight.FAULTS_SHOWN]:
+        for each in bad[:FAULTS_SHOWN]:
             say(f"  {each['where']}: {each['error']}", before="")
-        if len(bad) > preflight.FAULTS_SHOWN:
-            say(f"  … and {len(bad) - preflight.FAULTS_SHOWN} more", before="")
+        if len(bad) > FAULTS_SHOWN:
+            say(f"  … and {len(bad) - FAULTS_SHOWN} more", before="")
 
 
 def histogram(numbers: dict[str, Any], title: str) -> Table:

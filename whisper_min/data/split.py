@@ -15,9 +15,10 @@ from rich.text import Text
 
 from whisper_min import runs
 from whisper_min.config import Config, InputError
-from whisper_min.data import parts, preflight, sources
+from whisper_min.data import faults, parts, recordings, sources
+from whisper_min.data.checked import Report
 from whisper_min.data.examples import AUDIO_COLUMNS, Example
-from whisper_min.data.preflight import Facts
+from whisper_min.data.recordings import Facts
 from whisper_min.text import visible
 
 
@@ -44,15 +45,15 @@ def main(argv: Sequence[str]) -> None:
     options = tyro.cli(Options, args=list(argv), prog="python -m whisper_min.data split", use_underscores=True)
     shares = {name: share for name, share in (("test", options.test), ("dev", options.dev)) if share}
     paths = {name: options.to / f"{name}.jsonl" for name in ("train", *shares)}
-    if faults := check(options, paths):
-        raise InputError(faults)
+    if told := check(options, paths):
+        raise InputError(told)
     cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
     spec = sources.parse_spec(options.source, "")
     speech = sources.load_set(spec, cfg.data_dir)
-    console, report = Console(stderr=True), preflight.Report()
-    facts = preflight.inspect_all(speech.examples, cfg, console, report, decode_all=True)
+    console, report = Console(stderr=True), Report()
+    facts = recordings.inspect_all(speech.examples, cfg, console, report.notes, decode_all=True)
     for example, its in zip(speech.examples, facts, strict=True):
-        report.faults += [f"{example.where}: {fault}" for fault in preflight.recording_faults(example, its)]
+        report.faults += [f"{example.where}: {fault}" for fault in faults.of_recording(example, its)]
     if any(example.member for example in speech.examples):
         report.faults.insert(
             0, f"{options.source}: a manifest cannot name recordings inside tars; split the set before it is packed"

@@ -13,10 +13,10 @@ from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio, text
 from whisper_min.config import Config
-from whisper_min.data import preflight, shards
+from whisper_min.data import shards, survey
 from whisper_min.data.batches import Clip, Window, make_windows, split_evenly
+from whisper_min.data.checked import CheckedSet
 from whisper_min.data.examples import Example
-from whisper_min.data.preflight import CheckedSet
 from whisper_min.data.tokens import Tokens
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ class Stream:
         left_out = checked.totals.left_out if checked.totals else frozenset()
         try:
             for entry in shards.entries(shard, checked.speech.columns):
-                faults = preflight.stream_faults(entry, checked.speech, checked.style, self.cfg, self.tokens)
+                faults = survey.entry_faults(entry, checked.speech, checked.style, self.cfg, self.tokens)
                 if faults and not self.cfg.skip_bad:
                     raise audio.AudioError("; ".join(faults))
                 if isinstance(entry, Example) and not faults and entry.where not in left_out:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from whisper_min.config import Config
-from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.checked import CheckedSet
 from whisper_min.scoring import report, significance, wer
 from whisper_min.scoring.evaluation import SetResult
 

@@ -13,8 +13,8 @@ from whisper import Whisper
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
 
 from whisper_min import audio
+from whisper_min.data.checked import CheckedSet
 from whisper_min.data.examples import Example
-from whisper_min.data.preflight import CheckedSet
 from whisper_min.data.tokens import Tokens
 from whisper_min.model.forward import sum_cross_entropy
 from whisper_min.scoring import decode, health, significance, wer

@@ -11,7 +11,7 @@ import torch
 
 from whisper_min import runs
 from whisper_min.config import Config
-from whisper_min.data.preflight import CheckedSet
+from whisper_min.data.checked import CheckedSet
 from whisper_min.data.tokens import Tokens
 from whisper_min.scoring.decode import Hypothesis
 

@@ -14,7 +14,7 @@ from whisper import Whisper
 
 from whisper_min import config, runs
 from whisper_min.config import InputError
-from whisper_min.data.preflight import Report
+from whisper_min.data.checked import Report
 from whisper_min.data.tokens import Tokens
 from whisper_min.scoring import decode, examination, significance, timestamps, wer
 from whisper_min.scoring.evaluation import Scorer, SetResult

@@ -19,8 +19,8 @@ from whisper import Whisper
 
 from whisper_min import runs
 from whisper_min.config import Config
+from whisper_min.data.checked import CheckedSet, Report
 from whisper_min.data.examples import Example
-from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens, written_language
 from whisper_min.runs import RunFolder
 from whisper_min.scoring import budget, significance, wer

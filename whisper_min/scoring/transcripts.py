@@ -17,9 +17,8 @@ from whisper.audio import N_SAMPLES
 
 from whisper_min import audio, runs
 from whisper_min.config import Config, InputError
-from whisper_min.data import preflight
+from whisper_min.data.checked import TRAINED, CheckedSet, Report
 from whisper_min.data.examples import Segment
-from whisper_min.data.preflight import CheckedSet, Report
 from whisper_min.data.tokens import Tokens, written_language
 from whisper_min.scoring import decode, health, wer
 from whisper_min.scoring.timestamps import END_TOLERANCE
@@ -150,7 +149,7 @@ class Transcriber:
                 timed.notes.append(
                     f"{checked.role} {checked.speech.name}: streamed; only clips with segments carry times"
                 )
-            elif checked.role in preflight.TRAINED and without:
+            elif checked.role in TRAINED and without:
                 rows = zip(examples, hearing.transcripts(checked), checked.labels, checked.seconds, strict=True)
                 examples = [
                     example

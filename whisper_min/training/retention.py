@@ -10,8 +10,8 @@ import torch
 from whisper import Whisper
 
 from whisper_min.config import Config, InputError
-from whisper_min.data import preflight
 from whisper_min.data.batches import Replay, Window
+from whisper_min.data.checked import Report
 from whisper_min.model.lora import adapters_off
 from whisper_min.retain import fisher
 from whisper_min.retain.anchor import Anchor, anchored_parameters
@@ -20,7 +20,7 @@ from whisper_min.training.reporter import Reporter
 from whisper_min.training.setup import Prepared
 
 
-def replays(report: preflight.Report, cfg: Config) -> list[Replay]:
+def replays(report: Report, cfg: Config) -> list[Replay]:
     """The `--replay` sets as streams of clips, each with its share."""
     sets = report.role("replay")
     domain_share = 1 - sum(each.speech.share for each in sets)

@@ -19,6 +19,7 @@ from whisper_min import audio, config, runs
 from whisper_min.config import Config, InputError
 from whisper_min.data import augment, batches, preflight, sources
 from whisper_min.data.batches import Batch, Order, Schedule, Window
+from whisper_min.data.checked import TRAINED, Report
 from whisper_min.data.stream import Stream
 from whisper_min.data.tokens import Tokens, language_code, unknown_language
 from whisper_min.model import weights
@@ -46,7 +47,7 @@ class Prepared:
     """With `max_steps`, `batch_size` and `eval_every` filled in."""
     dims: ModelDimensions
     tokens: Tokens
-    report: preflight.Report
+    report: Report
     data_fingerprint: str
     """Of the training data as it was read."""
     schedule: Order
@@ -64,13 +65,13 @@ class Prepared:
             return math.inf
         return reporter.started + 3600 * self.cfg.max_time - memory.checkpoint_bytes(self.dims, self.cfg) / SLOW_DISK
 
-    def relabelled(self, report: preflight.Report, ranks: Ranks = ALONE) -> Prepared:
+    def relabelled(self, report: Report, ranks: Ranks = ALONE) -> Prepared:
         """The same run with the labels that the original had its part in; the number of steps stays.
 
         Raises InputError where the ranks would not train on the same clips in the same order.
         """
         known = [(each.speech.name, [example.id for example in each.speech.examples], each.labels, each.seconds)
-                 for each in report.sets if each.role in preflight.TRAINED]  # fmt: skip
+                 for each in report.sets if each.role in TRAINED]  # fmt: skip
         ranks.check_same(hashlib.sha256(json.dumps(known).encode()).hexdigest(), "what is trained on")
         return replace(self, report=report, schedule=build_schedule(report, self.cfg, self.tokens))
 
@@ -122,7 +123,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
     words = [word.rpartition("=")[2] for option in config.SET_OPTIONS for word in getattr(cfg, option)]
     if faults and any(word.startswith(sources.DOWNLOADED) for word in words):
         raise InputError(faults)
-    report, tokens = preflight.Report(), Tokens(dims, cfg.language, cfg.task)
+    report, tokens = Report(), Tokens(dims, cfg.language, cfg.task)
     with collecting():
         report = preflight.run(sources.of_training(cfg), cfg, tokens, console)
     faults += report.shown_faults()
@@ -132,7 +133,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
             f"--resume {cfg.resume}: the training data is not what the run was started with; restore it, or start a "
             f"new run from the last checkpoint with --model {cfg.resume}"
         )
-    longest = max((each.longest for each in report.sets if each.role in preflight.TRAINED), default=0.0)
+    longest = max((each.longest for each in report.sets if each.role in TRAINED), default=0.0)
     context = audio.context_samples(round(longest * SAMPLE_RATE)) if cfg.audio_context == "trim" else N_SAMPLES
     if not faults and cfg.batch_size == "auto":
         cfg = replace(cfg, batch_size=batch_size.choose(dims, cfg, precision, device, context, console))
@@ -147,7 +148,7 @@ def _prepare(cfg: Config, console: Console, ranks: Ranks) -> Prepared:
     return Prepared(cfg, dims, tokens, report, fingerprint, schedule, device, precision, load)
 
 
-def eval_every(dims: ModelDimensions, cfg: Config, report: preflight.Report, max_steps: int, world_size: int) -> int:
+def eval_every(dims: ModelDimensions, cfg: Config, report: Report, max_steps: int, world_size: int) -> int:
     """Steps between evaluations where nobody says: five in a run, fewer in a long one that they would hold up.
 
     Operations are counted, not seconds: the same run is evaluated at the same steps on every machine. By the README's
@@ -190,7 +191,7 @@ def check_micro_batches(cfg: Config, ranks: Ranks) -> list[str]:
     return [f"{fault}; on {ranks.world_size} give --accumulate {before // ranks.world_size}"]
 
 
-def build_schedule(report: preflight.Report, cfg: Config, tokens: Tokens) -> Order:
+def build_schedule(report: Report, cfg: Config, tokens: Tokens) -> Order:
     """The order of the domain's clips, with their labels as they are known by now; of tars, a stream."""
     training = report.role("data")
     if any(each.totals for each in training):
