@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from conftest import REPOSITORY
 
-from whisper_min.data import preflight
+from whisper_min.data import survey
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_gpu_hour_is_what_limits_says(scale: ModuleType) -> None:
 def test_the_simulated_loader(scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 200 h: it asserts by itself that a resumed order is what was left, and that each clip is one rank's."""
     for name in ("DECODED_SAMPLE", "SAMPLED_SHARDS"):
-        monkeypatch.setattr(preflight, name, 3)
+        monkeypatch.setattr(survey, name, 3)
     rows = scale.simulate(200, tmp_path)
     memory = [float(row[-1]) for row in rows if "order" in row[0] or "resume" in row[0]]
     assert len(memory) == 6 and max(memory) - min(memory) < 60
