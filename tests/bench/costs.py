@@ -126,7 +126,7 @@ def draw(results: dict[str, list[common.Result]]) -> str:
         operations = [counted(arm) / counted(arms[0]) for arm in arms]
         base = np.median([each["step"] for each in results[arms[0]]])
         seconds = [float(np.median([each["step"] for each in results[arm]]) / base) for arm in arms if arm in results]
-        ticks = [arm.partition("=")[2].removesuffix(".en") for arm in arms]
+        ticks = [arm.partition("=")[2].removesuffix(".en").removesuffix("-v3") for arm in arms]
         left = figure.LEFT + index * (width + 60)
         body += panel(f"{kind}: × the first", ticks, {"measured": seconds, "counted": operations}, left, width)
     return figure.page(body, ["measured seconds", "counted operations"])
