@@ -12,7 +12,6 @@ from workbench import TEXT, TOKENS, Workbench, bad_rows, quiet
 
 from whisper_min import runs
 from whisper_min.data import preflight, sources
-from whisper_min.data.checked import Report
 
 
 def test_training_and_evaluation_do_not_share_a_recording(bench: Workbench) -> None:
@@ -64,14 +63,6 @@ def test_replay_and_evaluation_do_not_share_a_recording(bench: Workbench) -> Non
         ]
     both = preflight.run([("data", theirs), ("replay", calm)], bench.cfg, TOKENS, quiet())
     assert both.faults == [] and both.notes == ["replay calm: 1 of 2 recordings are in --data, too"]
-
-
-def test_a_long_list_of_faults_is_cut_and_counted(bench: Workbench) -> None:
-    report = bench.check([bench.row(audio=f"gone-{number}.wav") for number in range(25)])
-    shown = report.shown_faults()
-    assert len(report.faults) == 25 and shown[:20] == report.faults[:20] and len(shown) == 21
-    assert re.fullmatch(r"… and 5 more, such as 'does not exist'", shown[20])
-    assert Report(faults=report.faults[:20]).shown_faults() == report.faults[:20]
 
 
 def test_audio_that_is_only_lent_needs_no_labels(bench: Workbench) -> None:

@@ -17,9 +17,9 @@ import soundfile
 from conftest import babble
 from workbench import TEXT, Workbench, quiet
 
-from whisper_min import runs
+from whisper_min import audio, runs
 from whisper_min.config import Config
-from whisper_min.data import recordings
+from whisper_min.data import checked, recordings
 from whisper_min.data.examples import Example
 from whisper_min.data.recordings import Facts
 
@@ -61,6 +61,24 @@ def test_above_fifty_hours_headers_are_read_and_a_sample_is_decoded(
     assert report.faults == []
     [note] = report.notes
     assert note.startswith("0 h: read the headers of all 5 files and decoded 2; bad audio in the others is met")
+
+
+def test_above_fifty_hours_another_start_finds_the_same(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers and sample come from the cache; what another run decoded makes no other data of it."""
+    for module in (recordings, checked):
+        monkeypatch.setattr(module, "DECODE_ALL_HOURS", 0.001)
+    monkeypatch.setattr(recordings, "DECODED_SAMPLE", 2)
+    rows = [bench.row() for _ in range(5)]
+    first = bench.check(rows)
+    other = bench.check(rows, seed=1)
+    decoded = [[facts.decoded for facts in report.sets[0].facts] for report in (first, other)]
+    assert decoded[0] != decoded[1] and first.fingerprint == other.fingerprint
+    monkeypatch.setattr(audio, "info", lambda path: pytest.fail("a header is read again"))
+    monkeypatch.setattr(recordings, "inspect", lambda *rest: pytest.fail("a recording is decoded again"))
+    again = bench.check(rows)
+    assert again.sets[0].facts == other.sets[0].facts and again.fingerprint == first.fingerprint
+    monkeypatch.setattr(checked, "DECODE_ALL_HOURS", 50)
+    assert first.fingerprint != other.fingerprint, "where all is decoded the recordings count"
 
 
 def test_ctrl_c_does_not_wait_for_every_recording(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

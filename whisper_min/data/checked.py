@@ -13,7 +13,7 @@ from whisper.audio import CHUNK_LENGTH
 
 from whisper_min import text
 from whisper_min.data.examples import SpeechSet
-from whisper_min.data.recordings import Facts, file_key
+from whisper_min.data.recordings import DECODE_ALL_HOURS, Facts, file_key
 
 # Roles whose clips a model is trained on.
 TRAINED = ("data", "replay")
@@ -105,10 +105,14 @@ class Report:
 
     @property
     def fingerprint(self) -> str:
-        """What tells the entries that are trained on from any others, in their order: texts, places and recordings."""
+        """What tells the entries that are trained on from any others, in their order: texts, places and recordings.
+
+        The recordings count where all are decoded: of many hours every start may know more of them.
+        """
+        all_decoded = sum(sum(each.seconds) for each in self.sets) <= 3600 * DECODE_ALL_HOURS
         parts = [
             [each.role, each.speech.share, each.entries, each.speech.shards]
-            + [[facts.seconds, facts.digest] for facts in each.facts]
+            + [[facts.seconds, facts.digest] for facts in each.facts if all_decoded]
             + [[example.id, example.text, example.offset, example.duration] for example in each.speech.examples]
             for each in self.sets
             if each.role in TRAINED

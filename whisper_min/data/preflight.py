@@ -26,8 +26,8 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
         (role, replace(speech, examples=survey.sample(speech, cfg.seed)) if speech.shards else speech)
         for role, speech in sets
     ]
-    entries = [(example, speech.name) for _, speech in sets for example in speech.examples]
-    facts = iter(recordings.inspect_all([example for example, _ in entries], cfg, console, report.notes))
+    entries = [example for _, speech in sets for example in speech.examples]
+    facts = iter(recordings.inspect_all(entries, cfg, console, report.notes))
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
     evaluated = {
         digest: speech.name for role, speech, known in checked if role not in TRAINED for digest in _digests(known)

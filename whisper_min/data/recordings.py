@@ -88,16 +88,20 @@ def inspect_all(
     cache = Cache(cfg.data_dir / "preflight.jsonl", Facts)
     keys = [file_key(example) for example in examples]
     info = functools.cache(audio.info)  # many entries may be parts of one recording, and not every format has a header
-    headers = [cache.known(key) or _header(example, info) for example, key in zip(examples, keys, strict=True)]
+    cached = [cache.known(key) for key in keys]
+    headers = [known or _header(example, info) for example, known in zip(examples, cached, strict=True)]
     hours = sum(facts.seconds for facts in headers) / 3600
     to_decode = [index for index, facts in enumerate(headers) if facts.error is None and not facts.decoded]
-    if hours > DECODE_ALL_HOURS and len(to_decode) > DECODED_SAMPLE and not decode_all:
+    if hours > DECODE_ALL_HOURS and len(examples) > DECODED_SAMPLE and not decode_all:
         notes.append(
             f"{hours:.0f} h: read the headers of all {len(examples)} files and decoded {DECODED_SAMPLE}; bad audio in "
             "the others is met, and counted or refused, in training"
         )
-        to_decode = sorted(random.Random(cfg.seed).sample(to_decode, DECODED_SAMPLE))
-    new = []
+        # of all of them, so that the next start, which finds these in the cache, decodes no others
+        sample = random.Random(cfg.seed).sample(range(len(examples)), DECODED_SAMPLE)
+        to_decode = sorted(set(sample).intersection(to_decode))
+    only_read = [index for index in set(range(len(examples))).difference(to_decode) if cached[index] is None]
+    new = [(keys[index], headers[index]) for index in only_read if headers[index].error is None]
     with progress("checking audio", console) as bars, ThreadPoolExecutor() as pool:
         work = pool.map(inspect, [examples[index] for index in to_decode], [headers[index] for index in to_decode])
         try:

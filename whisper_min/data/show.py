@@ -24,7 +24,7 @@ from whisper.audio import CHUNK_LENGTH
 from whisper_min import text
 from whisper_min.config import Config, InputError
 from whisper_min.data import recordings, sources
-from whisper_min.data.checked import FAULTS_SHOWN, Report
+from whisper_min.data.checked import FAULTS_SHOWN
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.notes import PLAUSIBLE_SPEED
 from whisper_min.data.progress import progress
@@ -72,8 +72,8 @@ def main(argv: Sequence[str]) -> None:
     cfg = Config(data_dir=options.data_dir.expanduser(), seed=options.seed)
     spec = sources.parse_spec(options.source, "")
     speech = sources.load_set(spec, cfg.data_dir)
-    console, report = Console(stderr=True), Report()
-    facts = recordings.inspect_all(speech.examples, cfg, console, report.notes)
+    console, notes = Console(stderr=True), list[str]()
+    facts = recordings.inspect_all(speech.examples, cfg, console, notes)
     known = list(zip(speech.examples, facts, strict=True))
     readable = [index for index, (_, its) in enumerate(known) if its.error is None and its.seconds > 0 and its.finite]
     drawn = random.Random(options.seed).sample(readable, min(options.samples, len(readable)))
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found, indent=1))
     else:
         show(found, Console())
-    for note in [*speech.notes, *report.notes]:
+    for note in [*speech.notes, *notes]:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if options.spectrograms:
         options.spectrograms.mkdir(parents=True, exist_ok=True)

@@ -77,17 +77,17 @@ def main(argv: Sequence[str]) -> None:
 
 def check(options: Options, paths: dict[str, Path]) -> list[str]:
     """Faults of the options, each with its fix."""
-    faults = [
+    told = [
         f"--{name} {share}: must be a share from 0 up to below 1, as in --{name} 0.1"
         for name, share in (("dev", options.dev), ("test", options.test))
         if not 0 <= share < 1
     ]
-    if not faults and not math.fsum([options.dev, options.test]) < 1:
-        faults.append(f"--dev {options.dev} --test {options.test}: leave nothing to train on; make them smaller")
+    if not told and not math.fsum([options.dev, options.test]) < 1:
+        told.append(f"--dev {options.dev} --test {options.test}: leave nothing to train on; make them smaller")
     if options.to.exists() and not options.to.is_dir():
-        faults.append(f"--to {options.to}: is a file; give a folder")
-    faults += [f"{path}: exists; remove it or give another folder" for path in paths.values() if path.exists()]
-    return faults
+        told.append(f"--to {options.to}: is a file; give a folder")
+    told += [f"{path}: exists; remove it or give another folder" for path in paths.values() if path.exists()]
+    return told
 
 
 def row(example: Example, facts: Facts, before: dict[str, Any], folder: Path) -> dict[str, Any]:

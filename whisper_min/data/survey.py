@@ -107,9 +107,9 @@ def sample(speech: SpeechSet, seed: int) -> list[Example]:
     generator, names = random.Random(seed), speech.shards
     most = SAMPLED_REMOTE_SHARDS if any(map(shards.is_remote, names)) else SAMPLED_SHARDS
     chosen = sorted(generator.sample(range(len(names)), min(most, len(names))))
-    sample: list[Example] = []
+    found: list[Example] = []
     for place, shard in enumerate(chosen):
-        wanted = math.ceil((DECODED_SAMPLE - len(sample)) / (len(chosen) - place))
+        wanted = math.ceil((DECODED_SAMPLE - len(found)) / (len(chosen) - place))
         drawn: list[tuple[int, Example]] = []
         with suppress(shards.ShardError):  # the survey says so
             whole = (entry for entry in shards.entries(names[shard], speech.columns) if isinstance(entry, Example))
@@ -118,5 +118,5 @@ def sample(speech: SpeechSet, seed: int) -> list[Example]:
                     drawn.append((seen, entry))
                 elif (index := generator.randrange(seen + 1)) < wanted:
                     drawn[index] = (seen, entry)
-        sample += [entry for _, entry in sorted(drawn, key=itemgetter(0))]
-    return sample
+        found += [entry for _, entry in sorted(drawn, key=itemgetter(0))]
+    return found
