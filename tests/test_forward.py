@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import random_whisper
 from torch import Tensor
 from whisper import Whisper
@@ -17,7 +18,16 @@ from whisper.model import Linear
 from whisper_min.config import Config, InputError
 from whisper_min.data.tokens import IGNORED, Tokens
 from whisper_min.model import forward, lora
-from whisper_min.model.forward import check_compiler, compile_blocks, decode, encode, linear, project, sum_cross_entropy
+from whisper_min.model.forward import (
+    POSITIONS_AT_ONCE,
+    check_compiler,
+    compile_blocks,
+    decode,
+    encode,
+    linear,
+    project,
+    sum_cross_entropy,
+)
 from whisper_min.training.optimizer import choose_trainable
 
 TEXTS = ["A short text.", "And one that is a good deal longer than the other, so that the short one is padded."]
@@ -214,6 +224,24 @@ def test_half_precision_logits_are_summed_in_fp32() -> None:
     loss = sum_cross_entropy(logits, targets)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(sum_cross_entropy(logits.double().float(), targets).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_positions_are_summed_in_parts(dtype: torch.dtype) -> None:
+    """Loss and gradient are torch's own of all of them; no fp32 copy and no log-probabilities of all are kept."""
+    torch.manual_seed(0)
+    count, vocabulary = 2 * POSITIONS_AT_ONCE + 76, 50
+    logits = torch.randn(count, vocabulary).to(dtype).requires_grad_()
+    targets = torch.randint(vocabulary, (count,))
+    targets[::3] = IGNORED
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+        loss = sum_cross_entropy(logits * 1, targets)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    plain = F.cross_entropy(logits.float(), targets, reduction="sum")
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain, logits)[0], rtol=1e-5, atol=1e-7)
+    assert all(each.numel() < count * vocabulary for each in kept if each.dtype == torch.float32)
 
 
 @pytest.mark.gpu

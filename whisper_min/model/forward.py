@@ -18,6 +18,8 @@ from whisper_min.model.lora import LoRALinear
 
 # Attention weights of a layer, clips x heads x queries x keys, that training in bf16 on a CPU keeps: 256 MiB.
 PLAIN_ATTENTION_WEIGHTS = 2**27
+# Positions whose logits are held in fp32 at once: 512 times a vocabulary of 51,866 is 106 MB.
+POSITIONS_AT_ONCE = 512
 # Queries of a block of plain attention: its weights against 30 s of audio stay in a processor's cache.
 QUERIES_PER_BLOCK = 300
 
@@ -217,4 +219,13 @@ def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     targets : Tensor, shape = (B, T) or (N,)
         `tokens.IGNORED` where no token is predicted
     """
-    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="sum")
+
+    def sum_of_part(z: Tensor, labels: Tensor) -> Tensor:
+        """The logits in fp32 and their log-probabilities exist only in here, and again in the backward pass."""
+        return F.cross_entropy(z.float(), labels, reduction="sum")
+
+    every, labels = logits.flatten(0, -2), targets.flatten()
+    if len(every) <= POSITIONS_AT_ONCE or not torch.is_grad_enabled():
+        return sum_of_part(every, labels)
+    parts = zip(every.split(POSITIONS_AT_ONCE), labels.split(POSITIONS_AT_ONCE), strict=True)
+    return torch.stack([checkpoint(sum_of_part, *part, use_reentrant=False) for part in parts]).sum()

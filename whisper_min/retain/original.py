@@ -18,11 +18,8 @@ from whisper import Whisper
 from whisper_min.config import Config
 from whisper_min.data.batches import Batch, OnDevice
 from whisper_min.model.bf16 import to_bf16
-from whisper_min.model.forward import decode, encode
+from whisper_min.model.forward import POSITIONS_AT_ONCE, decode, encode
 from whisper_min.model.lora import adapted_layers, adapters_off
-
-# Positions whose original logits are held at once: 512 times a vocabulary of 51,866 in fp32 is 106 MB.
-POSITIONS_AT_ONCE = 512
 
 
 class Original:

@@ -13,7 +13,7 @@ from whisper.audio import N_SAMPLES
 
 from whisper_min.audio import SAMPLES_PER_POSITION
 from whisper_min.config import Config
-from whisper_min.model.forward import PLAIN_ATTENTION_WEIGHTS
+from whisper_min.model.forward import PLAIN_ATTENTION_WEIGHTS, POSITIONS_AT_ONCE
 from whisper_min.training.flops import Gradients
 
 # (audio and text channels, audio layers, text layers, mel bins, vocabulary) of the official sizes.
@@ -130,6 +130,7 @@ def ledger(
         of a label
     """
     encoder, decoder = parameters(dims)
+    counted = cfg.clips_per_batch * tokens  # positions, of which some have fp32 logits at once
     anchored = decoder + (0 if cfg.freeze_encoder else encoder)
     trained = trained_parameters(dims, cfg)
     encoder_block, decoder_block = 12 * dims.n_audio_state**2, 16 * dims.n_text_state**2
@@ -155,8 +156,8 @@ def ledger(
         fisher=4 * anchored * (cfg.ewc > 0),
         encoder_activations=cfg.clips_per_batch * in_encoder,
         decoder_activations=cfg.clips_per_batch * in_decoder,
-        # as computed; log-probabilities, their gradient and that of the logits in fp32
-        logits=cfg.clips_per_batch * tokens * dims.n_vocab * (_element(precision) + 12),
+        # as computed, and their gradient; in fp32 themselves, log-probabilities and a gradient
+        logits=dims.n_vocab * (2 * _element(precision) * counted + 12 * min(counted, POSITIONS_AT_ONCE)),
     )
 
 
