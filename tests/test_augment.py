@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from whisper import ModelDimensions
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
+from workbench import TOKENS
 
 from whisper_min import audio, config
 from whisper_min.config import Config
@@ -18,9 +18,7 @@ from whisper_min.data import augment
 from whisper_min.data.augment import KINDS, Augmentation, Drawn, Effect, parse
 from whisper_min.data.batches import Schedule, collate
 from whisper_min.data.examples import Example
-from whisper_min.data.tokens import Tokens
 
-TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
 EVERYTHING = tuple(f"{name}@1" for name in KINDS)
 
 

@@ -16,8 +16,8 @@ import torch
 import whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from whisper import ModelDimensions
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
+from workbench import TOKENS
 
 from whisper_min import audio
 from whisper_min.config import Config
@@ -36,11 +36,10 @@ from whisper_min.data.batches import (
 )
 from whisper_min.data.examples import Example, Segment
 from whisper_min.data.sources import read_manifest
-from whisper_min.data.tokens import Label, Tokens
+from whisper_min.data.tokens import Label
 from whisper_min.text import NON_SPEECH
 
 CPU = torch.device("cpu")
-TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
 CONTEXTS = ["full", "trim", "pack"]
 
 

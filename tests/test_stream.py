@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from quick_model import ending_whisper, one_thread, same_weights, save_openai, write_set  # noqa: F401
 from tars import LENGTHS, TEXTS, hollow_tar, recording, served, write_shards, write_tar  # noqa: F401
-from whisper import ModelDimensions
 from whisper.audio import N_SAMPLES, SAMPLE_RATE
+from workbench import TOKENS
 
 import train
 from whisper_min import audio, runs
@@ -28,10 +28,8 @@ from whisper_min.data.checked import CheckedSet, Totals
 from whisper_min.data.examples import SpeechSet
 from whisper_min.data.recordings import Facts
 from whisper_min.data.stream import Stream
-from whisper_min.data.tokens import Tokens
 from whisper_min.model import weights
 
-TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
 CONTEXTS = ["full", "trim", "pack"]
 ENTRIES, SHARDS = 300, 6
 

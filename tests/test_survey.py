@@ -13,17 +13,14 @@ from quick_model import ending_whisper, one_thread, same_weights, save_openai, w
 from rich.console import Console
 from tars import LENGTHS, TEXTS, hollow_tar, recording, served, write_shards, write_tar  # noqa: F401
 from test_stream import epoch_of, ids
-from whisper import ModelDimensions
+from workbench import TOKENS
 
 from whisper_min import config
 from whisper_min.config import Config, InputError
 from whisper_min.data import batches, preflight, sources, survey
 from whisper_min.data.checked import Report
 from whisper_min.data.stream import Stream
-from whisper_min.data.tokens import Tokens
 from whisper_min.training import setup
-
-TOKENS = Tokens(ModelDimensions(80, 1500, 64, 1, 1, 51864, 448, 64, 1, 1))
 
 
 def check(tmp_path: Path, word: str, **options: object) -> Report:
