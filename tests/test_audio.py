@@ -460,7 +460,7 @@ def test_usual_rates_are_resampled_also_without_samples(rate: int, seconds: floa
     assert len(audio.read(tmp_path / "a.wav")) == round(seconds * 16_000)
 
 
-@pytest.mark.parametrize("rate", [11_127, 48_001, 2**31 - 1])
+@pytest.mark.parametrize("rate", [11_127, 16_004, 48_001, 2**31 - 1])
 def test_a_rate_whose_resampling_would_fill_the_memory_is_refused(rate: int, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16_000)
     header = bytearray((tmp_path / "a.wav").read_bytes())

@@ -449,6 +449,7 @@ def test_file_names_are_ours_whatever_the_set_calls_its_recordings(served: hub_s
     (opus,) = [clip.audio_filepath.read_bytes() for clip in CLIPS[:1]]
     names = ["../../../evil.flac", "/etc/passwd", "C:\\a.mp3", "same.wav", "same.wav", None, "x.sh", "a.m4a"]
     contents = [STORED[0], opus, b"ID3" + bytes(9), b"RIFF" + bytes(9), b"RIFF" + bytes(9), b"FORM", b"#!", b"\0\0"]
+    assert hub._suffix(b"\0\0", b"/x/a.\xffm4a.m4a") == ".m4a", "names may be bytes"
     table = [
         {"audio": {"bytes": content, "path": name}, "text": "Hello."}
         for content, name in zip(contents, names, strict=True)

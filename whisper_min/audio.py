@@ -41,8 +41,8 @@ FRAMES_PER_POSITION = 2
 SAMPLES_PER_POSITION = HOP_LENGTH * FRAMES_PER_POSITION
 # Longest recording that is decoded, in seconds: a compressed file of a few MB can claim days of silence.
 MAX_SECONDS = 6 * 3600
-# Numbers that torchaudio's filter may hold: its length times its phases.
-LARGEST_FILTER = 2**24
+# Numbers that torchaudio's filter may hold, its length times its phases; making it takes some 16 bytes for each.
+LARGEST_FILTER = 2**23
 # Patience with ffmpeg in seconds: the longest recording takes it a minute or two.
 FFMPEG_SECONDS = 900.0
 # libsndfile says about this many frames where a stream does not tell its length.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -381,10 +382,10 @@ def _write_rows(
         yield entry
 
 
-def _suffix(content: bytes, named: str | None) -> str:
+def _suffix(content: bytes, named: str | bytes | None) -> str:
     """A file name's end by what the audio is, or by the name under which it was stored, of which no more is used."""
     by_content = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "")
-    by_name = PurePosixPath(named or "").suffix.lower()
+    by_name = PurePosixPath(os.fsdecode(named or "")).suffix.lower()  # a column of bytes is a name, too
     return by_content or (by_name if by_name in AUDIO_SUFFIXES else "")
 
 
