@@ -77,11 +77,11 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
             pass
 
         def send_head(self) -> Any:
-            elsewhere = self.path.partition("?redirect=")[2]
+            kind, _, elsewhere = self.path.partition("?")[2].partition("=")
             if not elsewhere:
                 return super().send_head()
             self.send_response(302)
-            self.send_header("Location", elsewhere)
+            self.send_header({"redirect": "Location", "uri": "URI"}[kind], elsewhere)
             self.end_headers()
             return None
 

@@ -19,7 +19,7 @@ from workbench import TEXT, Workbench, quiet
 
 from whisper_min import audio, runs
 from whisper_min.config import Config
-from whisper_min.data import checked, recordings
+from whisper_min.data import recordings
 from whisper_min.data.examples import Example
 from whisper_min.data.recordings import Facts
 
@@ -65,8 +65,7 @@ def test_above_fifty_hours_headers_are_read_and_a_sample_is_decoded(
 
 def test_above_fifty_hours_another_start_finds_the_same(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Headers and sample come from the cache; what another run decoded makes no other data of it."""
-    for module in (recordings, checked):
-        monkeypatch.setattr(module, "DECODE_ALL_HOURS", 0.001)
+    monkeypatch.setattr(recordings, "DECODE_ALL_HOURS", 0.001)
     monkeypatch.setattr(recordings, "DECODED_SAMPLE", 2)
     rows = [bench.row() for _ in range(5)]
     first = bench.check(rows)
@@ -77,7 +76,8 @@ def test_above_fifty_hours_another_start_finds_the_same(bench: Workbench, monkey
     monkeypatch.setattr(recordings, "inspect", lambda *rest: pytest.fail("a recording is decoded again"))
     again = bench.check(rows)
     assert again.sets[0].facts == other.sets[0].facts and again.fingerprint == first.fingerprint
-    monkeypatch.setattr(checked, "DECODE_ALL_HOURS", 50)
+    assert not first.all_decoded and bench.check(rows[:2]).all_decoded
+    first.all_decoded = other.all_decoded = True
     assert first.fingerprint != other.fingerprint, "where all is decoded the recordings count"
 
 

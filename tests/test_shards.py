@@ -334,8 +334,11 @@ def test_a_redirect_is_followed_unless_it_leaves_tls(served: tuple[Path, str]) -
     folder, address = served
     five(folder / "a.tar")
     assert len(read(f"{address}/x.tar?redirect=/a.tar")[0]) == 5
-    _, told = damaged(f"{address}/x.tar?redirect=http://elsewhere.example/a.tar")  # type: ignore[arg-type]
-    assert "it is redirected to http://elsewhere.example/a.tar, and http:// can be read and changed on its way" in told
+    for header in ("redirect", "uri"):
+        _, told = damaged(f"{address}/x.tar?{header}=http://elsewhere.example/a.tar")  # type: ignore[arg-type]
+        assert (
+            "it is redirected to http://elsewhere.example/a.tar, and http:// can be read and changed on its way" in told
+        )
 
 
 def test_a_protocol_without_a_driver_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,15 +47,20 @@ def fetching(address: str) -> dict[str, Any]:
 def _staying_private() -> dict[str, Any]:
     """Options of aiohttp's sessions, the same objects every time: fsspec keeps a session for each."""
     import aiohttp
+    from fsspec.config import conf
 
     async def look(session: object, context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-        target = urljoin(str(redirect.url), redirect.response.headers.get("Location", ""))
-        if not is_private(target):
+        headers, start = redirect.response.headers, str(redirect.url)
+        target = urljoin(start, headers.get("Location") or headers.get("URI") or "")  # as aiohttp reads them
+        if not is_private(target) or (start.startswith("https:") and target.startswith("http:")):
             raise OSError(f"it is redirected to {redact(target)}, and http:// can be read and changed on its way")
 
     redirects = aiohttp.TraceConfig()
     redirects.on_request_redirect.append(look)
-    return {"trace_configs": [redirects]}
+    own: dict[str, Any] = {}  # a proxy, a time limit: what the user has told fsspec
+    for scheme in ("http", "https"):
+        own |= conf.get(scheme, {}).get("client_kwargs", {})
+    return {**own, "trace_configs": [*own.get("trace_configs", ()), redirects]}
 
 
 def without_secrets(text: str, address: str) -> str:

@@ -1,4 +1,4 @@
-"""Examples become batches: seeded, resumable order; one context length a batch; log-mel per sample."""
+"""Examples become batches: seeded, resumable order; one context length a batch; log-mels by the device."""
 
 from __future__ import annotations
 
@@ -370,7 +370,7 @@ def collate(
         raise audio.AudioError("; ".join(bad))
     kept = tuple(window for window, _ in read)
     waveforms = [waveform for _, waveform in read]
-    known = all(window.key in encoded for window in kept)
+    known = all(window.key in encoded and not augment.of_role(cfg, window.role).effects for window in kept)
     padded = torch.empty(len(kept), 0) if known else audio.pad(waveforms, windows[0].context)  # (B, samples)
     seconds = sum(map(len, waveforms)) / SAMPLE_RATE
     return Batch(kept, padded, tokens.teacher_forcing(labels), seconds, bad, n_mels, tuple(masks))

@@ -13,7 +13,7 @@ from whisper.audio import CHUNK_LENGTH
 
 from whisper_min import text
 from whisper_min.data.examples import SpeechSet
-from whisper_min.data.recordings import DECODE_ALL_HOURS, Facts, file_key
+from whisper_min.data.recordings import Facts, file_key
 
 # Roles whose clips a model is trained on.
 TRAINED = ("data", "replay")
@@ -102,17 +102,18 @@ class Report:
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     """Faults of entries that were left out, under --skip_bad or because the original could not label them."""
+    all_decoded: bool = True
+    """Not of many hours, of which a sample is."""
 
     @property
     def fingerprint(self) -> str:
         """What tells the entries that are trained on from any others, in their order: texts, places and recordings.
 
-        The recordings count where all are decoded: of many hours every start may know more of them.
+        Of recordings that are not all decoded the lengths count alone: another run may have looked at more of them.
         """
-        all_decoded = sum(sum(each.seconds) for each in self.sets) <= 3600 * DECODE_ALL_HOURS
         parts = [
             [each.role, each.speech.share, each.entries, each.speech.shards]
-            + [[facts.seconds, facts.digest] for facts in each.facts if all_decoded]
+            + [[facts.seconds, facts.digest if self.all_decoded else ""] for facts in each.facts]
             + [[example.id, example.text, example.offset, example.duration] for example in each.speech.examples]
             for each in self.sets
             if each.role in TRAINED

@@ -1,4 +1,7 @@
-"""Reads every entry before a training starts, and says all that is wrong with them at once."""
+"""Reads every entry before a training starts, and says all that is wrong with them at once.
+
+Recordings are looked at in `recordings.py` (of many hours a sample is decoded), streamed tars in `survey.py`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def run(sets: Sequence[tuple[str, SpeechSet]], cfg: Config, tokens: Tokens, cons
         for role, speech in sets
     ]
     entries = [example for _, speech in sets for example in speech.examples]
-    facts = iter(recordings.inspect_all(entries, cfg, console, report.notes))
+    inspected, report.all_decoded = recordings.inspect_all(entries, cfg, console, report.notes)
+    facts = iter(inspected)
     checked = [(role, speech, [next(facts) for _ in speech.examples]) for role, speech in sets]
     evaluated = {
         digest: speech.name for role, speech, known in checked if role not in TRAINED for digest in _digests(known)

@@ -80,19 +80,27 @@ class Cache(Generic[Cached]):
 
 def inspect_all(
     examples: Sequence[Example], cfg: Config, console: Console, notes: list[str], decode_all: bool = False
-) -> list[Facts]:
+) -> tuple[list[Facts], bool]:
     """Facts of every example, from the cache where its file has not changed; a sample of many hours, or `decode_all`.
 
-    What could not be looked at is added to the notes.
+    Returns them, and whether all are decoded. What could not be looked at is added to the notes.
     """
     cache = Cache(cfg.data_dir / "preflight.jsonl", Facts)
     keys = [file_key(example) for example in examples]
-    info = functools.cache(audio.info)  # many entries may be parts of one recording, and not every format has a header
+
+    @functools.cache  # many entries may be parts of one recording, and not every format has a header
+    def info(path: Path) -> audio.AudioInfo | str:
+        try:
+            return audio.info(path)
+        except audio.AudioError as error:
+            return str(error)
+
     cached = [cache.known(key) for key in keys]
     headers = [known or _header(example, info) for example, known in zip(examples, cached, strict=True)]
     hours = sum(facts.seconds for facts in headers) / 3600
     to_decode = [index for index, facts in enumerate(headers) if facts.error is None and not facts.decoded]
-    if hours > DECODE_ALL_HOURS and len(examples) > DECODED_SAMPLE and not decode_all:
+    all_decoded = decode_all or hours <= DECODE_ALL_HOURS or len(examples) <= DECODED_SAMPLE
+    if not all_decoded:
         notes.append(
             f"{hours:.0f} h: read the headers of all {len(examples)} files and decoded {DECODED_SAMPLE}; bad audio in "
             "the others is met, and counted or refused, in training"
@@ -112,7 +120,7 @@ def inspect_all(
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a signal does not wait for all that is left
     notes += cache.add(new, "the preflight's results")
-    return headers
+    return headers, all_decoded
 
 
 def file_key(example: Example) -> str:
@@ -127,7 +135,7 @@ def file_key(example: Example) -> str:
     return json.dumps([path, stat.st_size, stat.st_mtime_ns, example.offset, duration, *place])
 
 
-def _header(example: Example, info: Callable[[Path], audio.AudioInfo]) -> Facts:
+def _header(example: Example, info: Callable[[Path], audio.AudioInfo | str]) -> Facts:
     """Length and rate as the header says."""
     if not example.audio_filepath.is_file():
         return Facts(error="does not exist; correct the path (it is relative to the manifest) or remove the entry")
@@ -135,7 +143,9 @@ def _header(example: Example, info: Callable[[Path], audio.AudioInfo]) -> Facts:
         with example.file() as path:
             found = info(path)
     except audio.AudioError as error:
-        return Facts(error=str(error))
+        found = str(error)
+    if isinstance(found, str):
+        return Facts(error=found)
     seconds = found.seconds
     if example.offset is not None:
         if example.offset >= found.seconds:

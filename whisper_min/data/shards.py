@@ -155,7 +155,7 @@ def fetch(url: str) -> Fetched:
                 shutil.copyfileobj(remote, copy)
         except Exception as caught:  # every driver has errors of its own, with the address in them
             error: BaseException = caught
-            while error.__cause__:  # fsspec calls all that goes wrong a missing file
+            while isinstance(error, FileNotFoundError) and error.__cause__:  # fsspec's name for all that goes wrong
                 error = error.__cause__
             told = addresses.without_secrets(f"{type(error).__name__}: {error}", url)
             raise ShardError(f"{url}: cannot be fetched ({told})") from None

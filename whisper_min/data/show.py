@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     spec = sources.parse_spec(options.source, "")
     speech = sources.load_set(spec, cfg.data_dir)
     console, notes = Console(stderr=True), list[str]()
-    facts = recordings.inspect_all(speech.examples, cfg, console, notes)
+    facts, _ = recordings.inspect_all(speech.examples, cfg, console, notes)
     known = list(zip(speech.examples, facts, strict=True))
     readable = [index for index, (_, its) in enumerate(known) if its.error is None and its.seconds > 0 and its.finite]
     drawn = random.Random(options.seed).sample(readable, min(options.samples, len(readable)))

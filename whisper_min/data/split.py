@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     spec = sources.parse_spec(options.source, "")
     speech = sources.load_set(spec, cfg.data_dir)
     console, report = Console(stderr=True), Report()
-    facts = recordings.inspect_all(speech.examples, cfg, console, report.notes, decode_all=True)
+    facts, _ = recordings.inspect_all(speech.examples, cfg, console, report.notes, decode_all=True)
     for example, its in zip(speech.examples, facts, strict=True):
         report.faults += [f"{example.where}: {fault}" for fault in faults.of_recording(example, its)]
     if any(example.member for example in speech.examples):

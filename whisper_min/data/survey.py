@@ -1,4 +1,4 @@
-"""Streamed tars, looked at before a training: every header and text is read, a sample of the recordings is decoded."""
+"""Streamed tars before a training: every header and text is read, a sample is drawn for `recordings.py` to decode."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class FixedStep:
             with torch.cuda.stream(beside):
                 self._read()
             torch.cuda.current_stream().wait_stream(beside)
-            # what other threads ask of CUDA meanwhile (memory, a reader's pinned batch) is none of the graph's
+            # what other threads ask of CUDA meanwhile is none of the graph's
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.logits = self._read()
 

@@ -227,5 +227,6 @@ def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     every, labels = logits.flatten(0, -2), targets.flatten()
     if len(every) <= POSITIONS_AT_ONCE or not torch.is_grad_enabled():
         return sum_of_part(every, labels)
+    summed = partial(checkpoint, sum_of_part, use_reentrant=False, preserve_rng_state=False)
     parts = zip(every.split(POSITIONS_AT_ONCE), labels.split(POSITIONS_AT_ONCE), strict=True)
-    return torch.stack([checkpoint(sum_of_part, *part, use_reentrant=False) for part in parts]).sum()
+    return torch.stack([summed(*part) for part in parts]).sum()

@@ -31,11 +31,12 @@ class FrozenEncoder:
     def __call__(self, batch: Batch, mel: Tensor) -> Tensor:
         """Features (B, A, C) of a batch, from memory where every window of it is there."""
         keys = [window.key for window in batch.windows]
-        if all(key in self.kept for key in keys):
+        augmented = bool(augment.of_role(self.cfg, batch.role).effects)
+        if not augmented and all(key in self.kept for key in keys):
             return torch.stack([self.kept[key] for key in keys]).to(mel.device, non_blocking=True)
         with torch.no_grad():
             features = encode(self.model, mel)
-        if augment.of_role(self.cfg, batch.role).effects:
+        if augmented:
             return features
         for key, row in zip(keys, features, strict=True):
             if key not in self.kept and self.bytes + row.nbytes <= self.budget:
