@@ -15,6 +15,7 @@ import pytest
 from fake_run import config, evaluation_row, make_run, set_status, train_row
 
 from whisper_min.runs import RunFolder, merge_steps, read_jsonl
+from whisper_min.ui import once
 from whisper_min.ui.model import Deadline, RunView, Workspace, set_name
 from whisper_min.ui.table import Table
 from whisper_min.ui.tail import LONGEST_LINE, Document, Tail, parse_records
@@ -158,6 +159,18 @@ def test_a_file_of_ever_new_keys_does_not_eat_the_memory() -> None:
     table = Table()
     table.extend([{"_step": step, f"key{step}": 1.0} for step in range(5000)])
     assert len(table) < 1000
+
+
+def test_a_count_of_400_digits_is_none(tmp_path: Path) -> None:
+    """Found by tests/bench/fuzz.py: it fits into no float."""
+    run = make_run(tmp_path, "one", 60, state="training")
+    many = int("9" * 400)
+    for status in ({"step": many, "max_steps": 60}, {"step": 5, "max_steps": many, "heartbeat": many, "pid": many}):
+        (run.path / "status.json").write_text(json.dumps(status))
+        view = RunView(run.path, "one")
+        view.refresh()
+        assert many not in (view.step, view.max_steps) and (view.eta or 0) < math.inf
+        once.table([view])
 
 
 def test_a_run_says_what_it_is_doing(tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ def parse_records(lines: list[bytes]) -> list[dict[str, Any]]:
     return [record for record in records if isinstance(record, dict)]
 
 
+def _whole_number(digits: str) -> int | float:
+    """A number as JSON spells it; one of over 18 digits is a float, maybe infinite: no count of anything."""
+    return int(digits) if len(digits) <= 18 else float(digits)
+
+
 class Document:
     """A small JSON file that is replaced as a whole; read again where it changed, the last good one kept."""
 
@@ -135,7 +140,7 @@ class Document:
             self._seen = seen
             if stat.st_size > 1 << 24:
                 return False
-            value = json.loads(self.path.read_bytes())
+            value = json.loads(self.path.read_bytes(), parse_int=_whole_number)
         except FileNotFoundError:
             changed, self.exists, self._seen = self.exists, False, None
             return changed
