@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tars import hollow_tar, served  # noqa: F401  # a fixture
@@ -44,6 +48,41 @@ def test_what_is_no_secret_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "abc")  # too short to be one
     for line in ("a@b.c wrote https://host/x@y/a.tar?n=1", "s3://bucket/key=5/a.tar", "step 5: abc"):
         assert text.redact(line) == line
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "followed"),
+    [
+        ("https://host/a.tar", "https://other/a.tar", True),
+        ("https://host/a.tar", "b.tar", True),
+        ("https://host/a.tar", "http://other/a.tar", False),
+        ("https://host/a.tar", "http://127.0.0.1/a.tar", False),
+        ("http://127.0.0.1/a.tar", "http://127.0.0.1/b.tar", True),
+        ("http://127.0.0.1/a.tar", "http://other/b.tar", False),
+    ],
+)
+def test_no_redirect_leaves_tls(start: str, target: str, followed: bool) -> None:
+    pytest.importorskip("aiohttp", reason="fetching tars needs aiohttp: pip install -e '.[remote]'")
+    [redirects] = addresses.fetching(start)["client_kwargs"]["trace_configs"]
+    [look] = redirects.on_request_redirect
+    redirect = SimpleNamespace(url=start, response=SimpleNamespace(headers={"Location": target}))
+    with nullcontext() if followed else pytest.raises(OSError, match="it is redirected to http://"):
+        asyncio.run(look(None, None, redirect))
+
+
+def test_the_user_s_own_time_limit_counts_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never answers, and what fsspec's configuration says of that."""
+    aiohttp = pytest.importorskip("aiohttp", reason="fetching tars needs aiohttp: pip install -e '.[remote]'")
+    fsspec_config = pytest.importorskip("fsspec.config", reason="fetching tars needs fsspec")
+    own = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.5)}}
+    monkeypatch.setitem(fsspec_config.conf, "http", own)
+    addresses._staying_private.cache_clear()
+    try:
+        told = r"a\.tar: cannot be fetched \(\w*Timeout\w*: "
+        with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ShardError, match=told):
+            shards.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar")
+    finally:
+        addresses._staying_private.cache_clear()
 
 
 def test_a_set_s_secret_is_put_in_when_it_is_fetched_and_told_to_nobody(

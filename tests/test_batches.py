@@ -217,6 +217,13 @@ def test_no_audio_where_the_encoder_has_been(examples: list[Example]) -> None:
     assert collate([joined], TOKENS, 80, Config(), encoded=parts).waveforms.shape == (1, 160_000)
 
 
+def test_what_is_augmented_keeps_its_audio_where_the_encoder_has_been(examples: list[Example]) -> None:
+    windows = [replace(single(example), role="replay") for example in examples]
+    encoded = {window.key for window in windows}
+    assert collate(windows, TOKENS, 80, Config(), encoded).waveforms.shape == (3, 0)
+    assert collate(windows, TOKENS, 80, Config(replay_augment=("gain",)), encoded).waveforms.shape == (3, 80_000)
+
+
 def test_normalize_scales_every_clip(examples: list[Example]) -> None:
     plain = collate([single(examples[0])], TOKENS, 80, Config()).log_mel(CPU)
     scaled = collate([single(examples[0])], TOKENS, 80, Config(normalize=True)).log_mel(CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,15 @@ def test_what_is_augmented_is_encoded_every_time(clips: Clips) -> None:
         frozen = FrozenEncoder(clips.model, cfg)
         frozen(*clips.batch(1, 2))
         assert len(frozen.kept) == remembered
+
+
+def test_augmented_replay_is_not_answered_with_the_domain_s_features(clips: Clips) -> None:
+    """The same clips in both sets: the one's are remembered, the other's are another sound."""
+    frozen = FrozenEncoder(clips.model, Config(replay_augment=("gain",)))
+    batch, mel = clips.batch(1, 2)
+    frozen(batch, mel)
+    replay = replace(batch, windows=tuple(replace(window, role="replay") for window in batch.windows))
+    assert torch.equal(frozen(replay, mel + 1), plain(clips.model, mel + 1))
 
 
 def test_memory_is_bounded(clips: Clips) -> None:
