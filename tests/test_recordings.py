@@ -60,7 +60,9 @@ def test_above_fifty_hours_headers_are_read_and_a_sample_is_decoded(
     assert report.sets[0].seconds == [2.0] * 5
     assert report.faults == []
     [note] = report.notes
-    assert note.startswith("0 h: read the headers of all 5 files and decoded 2; bad audio in the others is met")
+    assert note.startswith(
+        "0 h: the headers of all 5 files are read and 2 files decoded; bad audio in the others is met"
+    )
 
 
 def test_above_fifty_hours_another_start_finds_the_same(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +81,22 @@ def test_above_fifty_hours_another_start_finds_the_same(bench: Workbench, monkey
     assert not first.all_decoded and bench.check(rows[:2]).all_decoded
     first.all_decoded = other.all_decoded = True
     assert first.fingerprint != other.fingerprint, "where all is decoded the recordings count"
+
+
+def test_a_recording_that_cannot_be_read_is_tried_once_for_all_its_parts(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ffmpeg may be waited for a quarter of an hour."""
+    asked: list[Path] = []
+
+    def info(path: Path) -> audio.AudioInfo:
+        asked.append(path)
+        raise audio.AudioError("takes too long")
+
+    monkeypatch.setattr(audio, "info", info)
+    name = bench.record()
+    report = bench.check([bench.row(audio=name, offset=part / 10, duration=0.1) for part in range(5)])
+    assert len(report.faults) == 5 and len(asked) == 1
 
 
 def test_ctrl_c_does_not_wait_for_every_recording(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

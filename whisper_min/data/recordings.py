@@ -102,8 +102,8 @@ def inspect_all(
     all_decoded = decode_all or hours <= DECODE_ALL_HOURS or len(examples) <= DECODED_SAMPLE
     if not all_decoded:
         notes.append(
-            f"{hours:.0f} h: read the headers of all {len(examples)} files and decoded {DECODED_SAMPLE}; bad audio in "
-            "the others is met, and counted or refused, in training"
+            f"{hours:.0f} h: the headers of all {len(examples)} files are read and {DECODED_SAMPLE} files decoded; bad "
+            "audio in the others is met, and counted or refused, in training"
         )
         # of all of them, so that the next start, which finds these in the cache, decodes no others
         sample = random.Random(cfg.seed).sample(range(len(examples)), DECODED_SAMPLE)
