@@ -24,7 +24,7 @@ from whisper_min import audio, runs
 from whisper_min.config import Config
 from whisper_min.data import batches, shards, sources, stream
 from whisper_min.data.batches import Window
-from whisper_min.data.checked import CheckedSet, Totals
+from whisper_min.data.checked import CheckedSet, StreamTotals
 from whisper_min.data.examples import SpeechSet
 from whisper_min.data.recordings import Facts
 from whisper_min.data.stream import Stream
@@ -44,7 +44,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def streamed(paths: Sequence[Path], style: str = "keep", entries: int = ENTRIES) -> CheckedSet:
     """A set of tars as the preflight leaves it."""
     speech = SpeechSet("tars", "tars", [], shards=tuple(map(str, paths)))
-    totals = Totals(entries, entries, 10.0 * entries, 23.0, 0)
+    totals = StreamTotals(entries, entries, 10.0 * entries, 23.0, 0)
     return CheckedSet("data", speech, [], style, totals=totals)
 
 

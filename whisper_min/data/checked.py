@@ -22,7 +22,7 @@ FAULTS_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Totals:
+class StreamTotals:
     """What is known of a streamed set, of which only a sample is held."""
 
     entries: int
@@ -36,7 +36,7 @@ class Totals:
     left_out: frozenset[str] = frozenset()
     """Where the entries of the sample stand that cannot be used for what was heard in them."""
 
-    def with_lengths(self, sampled: Sequence[float]) -> Totals:
+    def with_lengths(self, sampled: Sequence[float]) -> StreamTotals:
         """The same with lengths that no entry tells: the mean of the sampled ones, and the longest allowed."""
         untold = self.entries - self.timed
         seconds = self.seconds + untold * (float(np.mean(sampled)) if sampled else 0.0)
@@ -56,7 +56,7 @@ class CheckedSet:
     """Whether the original writes its labels, because it has no texts or because they are not wanted."""
     written: list[str] | None = None
     """The final labels, once the original has had its part in them."""
-    totals: Totals | None = None
+    totals: StreamTotals | None = None
     """Of a stream, whose `speech` and `facts` are a sample."""
 
     @property

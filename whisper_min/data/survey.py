@@ -12,7 +12,7 @@ from rich.console import Console
 
 from whisper_min.config import Config
 from whisper_min.data import faults, shards
-from whisper_min.data.checked import Totals
+from whisper_min.data.checked import StreamTotals
 from whisper_min.data.examples import Example, SpeechSet
 from whisper_min.data.progress import progress
 from whisper_min.data.recordings import DECODED_SAMPLE, Cache, Facts
@@ -42,7 +42,7 @@ class ShardFacts:
 
 def take(
     speech: SpeechSet, style: str, cfg: Config, tokens: Tokens, console: Console, notes: list[str]
-) -> tuple[Totals, list[str]]:
+) -> tuple[StreamTotals, list[str]]:
     """Read every header and text of a stream's tars, one entry at a time; what has not changed comes from the cache.
 
     Returns what they add up to and their faults.
@@ -59,7 +59,7 @@ def take(
                 notes += cache.add([(key, its)], f"what {name} holds")
             found.append(its)
     damaged = [each.damage for each in found if each.damage is not None]
-    return Totals(
+    return StreamTotals(
         sum(each.entries for each in found),
         sum(each.timed for each in found),
         sum(each.seconds for each in found),
