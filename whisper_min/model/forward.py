@@ -225,7 +225,7 @@ def sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(z.float(), labels, reduction="sum")
 
     every, labels = logits.flatten(0, -2), targets.flatten()
-    if len(every) <= POSITIONS_AT_ONCE or not torch.is_grad_enabled():
+    if len(every) <= POSITIONS_AT_ONCE:
         return sum_of_part(every, labels)
     summed = partial(checkpoint, sum_of_part, use_reentrant=False, preserve_rng_state=False)
     parts = zip(every.split(POSITIONS_AT_ONCE), labels.split(POSITIONS_AT_ONCE), strict=True)
