@@ -32,6 +32,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, device: str, survives: int) -> tuple
     return batch_size.choose(DIMS, cfg, "fp32", torch.device(device), CONTEXT, Console(stderr=True)), tried
 
 
+@pytest.mark.slow
 def test_trials_halve_what_the_ledger_proposes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -248,7 +248,7 @@ def test_real_sets_too_small_to_prove_it() -> None:
     its = measure("x", before, after, ["d"], ["g"], 0.95)
     assert choose([its], Budget(0.05)).answer == "chosen"
     assert choose([its], Budget(0.05, confidence=0.95)).answer == "too small"
-    many = {"d": after["d"], "g": result("g", [2] * 10_000)}
+    many = {"d": after["d"], "g": result("g", [2] * 3000)}
     large = measure("x", {**before, "g": many["g"]}, many, ["d"], ["g"], 0.95)
     assert choose([large], Budget(0.05, confidence=0.95)).answer == "chosen"
 

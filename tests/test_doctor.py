@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def told(cfg: Config, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_reports_this_machine_and_writes_nothing(tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
     environment = {**kept, "HF_TOKEN": "hf_very_secret", "COLUMNS": "500"}
@@ -31,7 +33,8 @@ def test_the_command_reports_this_machine_and_writes_nothing(tmp_path: Path) -> 
     assert (done.returncode, done.stderr) == (0, "")
     assert f"torch {torch.__version__}" in done.stdout and sys.version.split()[0] in done.stdout
     free = shutil.disk_usage(tmp_path).free / 1e9
-    assert f"{tmp_path / 'data'}, {free:.1f}"[:-2] in done.stdout
+    told = re.search(rf"{re.escape(str(tmp_path / 'data'))}, ([\d.]+)", done.stdout)
+    assert told and abs(float(told[1]) - free) < 2  # others write, too
     assert "HF_TOKEN" in done.stdout and "hf_very_secret" not in done.stdout
     assert "What to do:" in done.stdout or "Nothing to do:" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -23,13 +23,6 @@ from whisper_min.training.steering import Stop
 MakeSet = Callable[..., Path]
 
 
-@pytest.fixture(autouse=True)
-def _little_non_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One clip a kind is enough for a random model."""
-    whole = audio.silence_and_noise
-    monkeypatch.setattr(audio, "silence_and_noise", lambda seconds: whole(50.0))
-
-
 def scored(model: Whisper, make_set: MakeSet, cache: Path, seconds: list[float], **options: object) -> tuple:
     """(scorer, utterances) of a general set with clips of these lengths."""
     tokens = Tokens(model.dims)

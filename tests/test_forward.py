@@ -351,6 +351,7 @@ def random_step(model: Whisper, clips: int, positions: int, tokens: int, checkpo
     return loss.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -379,6 +380,7 @@ def test_compiled_layers_compute_the_same(options: dict[str, Any], graphs: Calla
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_graph_a_side_serves_every_length(precision: str, graphs: Callable[[], int]) -> None:
     """No break (that would be an error), and no new graph for another text, context, batch or layer."""
@@ -390,6 +392,7 @@ def test_one_graph_a_side_serves_every_length(precision: str, graphs: Callable[[
     assert graphs() == 2
 
 
+@pytest.mark.slow
 def test_adapters_switched_off_make_a_bounded_number_of_graphs(graphs: Callable[[], int]) -> None:
     """LoRA with KL: with and without adapters, a first layer without gradients and a single clip each make one more."""
     model = random_whisper(layers=2)

@@ -11,6 +11,7 @@ import pytest
 INPUTS = 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fuzz.PARSERS)
 def test_damaged_inputs_are_refused_or_read(name: str) -> None:
     parser, found = fuzz.PARSERS[name], fuzz.Found()

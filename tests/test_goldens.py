@@ -61,6 +61,7 @@ async def still(pilot: Any) -> str:
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_every_tab_shows_what_it_showed(folder: Path, size: tuple[int, int]) -> None:
     writing, drawn_by = os.environ.get("WHISPER_MIN_GOLDENS") == "write", GOLDENS / "textual.txt"

@@ -513,6 +513,7 @@ def run_script(served: hub_server.Hub, folder: Path, *words: str, **environment:
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_train_reads_a_hub_set_from_end_to_end(served: hub_server.Hub, tmp_path: Path, random_model_file: Path) -> None:
     served.token = "hf_secret"
     served.troubles = [("/resolve/", 503), ("GET /storage/data/train-00001", "cut")]

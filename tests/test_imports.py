@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 import whisper_min
@@ -144,6 +145,7 @@ def state():
 """
 
 
+@pytest.mark.slow
 def test_importing_every_module_has_no_effects(tmp_path: Path) -> None:
     sources = {name: source for name, source in read_sources().items() if name not in SCRIPTS}
     libraries = {target for source in sources.values() for target in imported(source)}

@@ -92,6 +92,7 @@ def metrics_of(run: Path) -> Metrics:
     }
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_metrics_and_samples(mirrored: Mirrored) -> None:
     """Read back from the event files by TensorBoard itself; its numbers are fp32."""
     needs("tensorboard")
@@ -129,6 +130,7 @@ def test_what_a_killed_attempt_wrote_is_not_shown_twice(tmp_path: Path) -> None:
     assert [event.step for event in read.Scalars("train/loss")] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_trackio_holds_the_metrics_and_samples(mirrored: Mirrored) -> None:
     """To the digit, as one run, from its database; what it says is no data."""
     needs("trackio")
@@ -149,6 +151,7 @@ def test_trackio_holds_the_metrics_and_samples(mirrored: Mirrored) -> None:
     assert "rackio" not in mirrored.stdout
 
 
+@pytest.mark.slow
 def test_wandb_holds_the_metrics_and_samples_offline(mirrored: Mirrored) -> None:
     """Read from what `wandb sync` would send: two attempts of one id."""
     needs("wandb")

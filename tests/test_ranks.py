@@ -203,6 +203,7 @@ def wait_for_step(run: Path, step: int, processes: Sequence[subprocess.Popen[str
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) -> None:
     """Twice the micro-batches on one rank: the same losses, weights and transcripts, written once."""
     done = subprocess.run(
@@ -229,6 +230,7 @@ def test_two_ranks_under_torchrun_train_as_one(workshop: Workshop, alone: Path) 
     torch.testing.assert_close(squares, expected_squares, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_death_of_a_rank(workshop: Workshop, alone: Path) -> None:
     """The one that writes is killed: torchrun starts both again, and they go on from the run's last checkpoint."""
     options = workshop.argv("killed", "--save_every", "2")
@@ -244,6 +246,7 @@ def test_a_run_survives_the_death_of_a_rank(workshop: Workshop, alone: Path) -> 
     assert again[0] in (3, 5, 7)  # behind a checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, [1]), (signal.SIGUSR1, [0, 1])])
 def test_a_signal_saves_once_and_another_number_of_ranks_goes_on(
     workshop: Workshop, alone: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, told: list[int]
@@ -270,6 +273,7 @@ def test_a_signal_saves_once_and_another_number_of_ranks_goes_on(
     assert_like(run, alone)
 
 
+@pytest.mark.slow
 def test_wrong_input_ends_all_ranks_with_2(workshop: Workshop) -> None:
     """Every fault once, said by the main rank, and no run folder."""
     codes, printed = end(start_two("train.py", *workshop.argv("wrong", "--keep", "0", "--device", "cuda:1")))

@@ -29,6 +29,7 @@ def test_a_gpu_hour_is_what_limits_says(scale: ModuleType) -> None:
     assert whole.hours_per_hour == pytest.approx(989 / 8.12 * 30, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_simulated_loader(scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 200 h: it asserts by itself that a resumed order is what was left, and that each clip is one rank's."""
     for name in ("DECODED_SAMPLE", "SAMPLED_SHARDS"):

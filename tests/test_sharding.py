@@ -37,6 +37,7 @@ def train_alone(workshop: Workshop, name: str, options: Sequence[str]) -> Path: 
     return workshop.run(name)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_anywhere(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     """All weights with KL and replay; stopped on two ranks, resumed on one that has everything, and the same."""
     alone = train_alone(workshop, "whole", FULL)
@@ -55,6 +56,7 @@ def test_a_sharded_run_goes_on_anywhere(workshop: Workshop, capsys: pytest.Captu
     assert_like(run, alone, NORMS_WITHIN)
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_on_sharded(workshop: Workshop) -> None:  # noqa: F811
     """The decoder alone, recomputed activations; from the middle of a run of one rank on, with two."""
     alone = train_alone(workshop, "decoder", (*DECODER, "--save_every", "4", "--keep", "3"))

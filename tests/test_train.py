@@ -626,6 +626,7 @@ def start(argv: Sequence[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_signals_end_a_run_with_their_code_and_it_can_be_resumed(workshop: Workshop) -> None:
     """SIGTERM and Ctrl-C between two steps of a process of its own: 143 and 130, saved, and resumed to the bit."""
     options = ("--max_steps", "40", "--eval_every", "40")
@@ -680,6 +681,7 @@ def test_a_signal_in_an_evaluation_saves(
     assert evaluated == [0, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_fisher_pass_ends_it(workshop: Workshop, tmp_path: Path) -> None:
     """Before anything was trained there is nothing to save: 143, no traceback, no run."""
     many = write_set(tmp_path / "many", ["On and on."] * 100, [1.0] * 100)
@@ -696,6 +698,7 @@ def test_a_signal_in_the_fisher_pass_ends_it(workshop: Workshop, tmp_path: Path)
     assert not (workshop.runs / "fisher").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_a_download_ends_it(workshop: Workshop, number: signal.Signals, code: int) -> None:
     """From a hub that takes the connection and never answers."""
@@ -715,6 +718,7 @@ def test_a_signal_in_a_download_ends_it(workshop: Workshop, number: signal.Signa
     assert ("interrupted" if number == signal.SIGINT else f"{number.name}: ends before anything was trained") in told
 
 
+@pytest.mark.slow
 def test_max_time_stops_and_saves_in_time(workshop: Workshop) -> None:
     """Of a training without end: the time is kept, start and save included, and what was trained is there."""
     seconds = 20.0
@@ -946,6 +950,7 @@ def run_mounted(mount: list[str], kept: Path, copy: Path, argv: Sequence[str]) -
     return run_script([*NAMESPACE, "sh", "-c", script, "sh", *argv])
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_a_second_checkpoint(workshop: Workshop, tmp_path: Path) -> None:
     """A file system of 100 MB in memory, of which someone takes 30: nothing of the failure is injected."""
     disk, copy = tmp_path / "disk", tmp_path / "copy"
@@ -966,6 +971,7 @@ def test_a_disk_without_room_for_a_second_checkpoint(workshop: Workshop, tmp_pat
     assert_failed_with_step_1_whole(copy, done, r"the disk is full \(\d+ MB are needed, \d+ MB free\)")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_waited_for(workshop: Workshop, tmp_path: Path) -> None:
     """Someone else fills it after the first checkpoint and leaves a second later: the run pauses, and goes on."""
     disk, filler = tmp_path / "disk", tmp_path / "disk" / "filler"
@@ -997,6 +1003,7 @@ def test_a_disk_that_fills_up_is_waited_for(workshop: Workshop, tmp_path: Path) 
     weights_of(copy, 30)
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_is_told_before_the_start(workshop: Workshop, tmp_path: Path) -> None:
     """Two checkpoints of 42 MB do not fit into 64: exit code 2, nothing written; a folder that is read-only, alike."""
     disk = tmp_path / "disk"
@@ -1013,6 +1020,7 @@ def test_a_disk_too_small_is_told_before_the_start(workshop: Workshop, tmp_path:
         assert list((tmp_path / options).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quota met in the middle of the trainer's file (28 MB), on any Linux: the kernel refuses, nobody injects."""
     pytest.importorskip("resource")

@@ -39,6 +39,8 @@ CONTEXT_MARGIN_SECONDS = 0.5
 # Frames of log-mel for one encoder position: the second convolution has stride 2.
 FRAMES_PER_POSITION = 2
 SAMPLES_PER_POSITION = HOP_LENGTH * FRAMES_PER_POSITION
+# Length of a recording without words, of which `silence_and_noise` makes several.
+NON_SPEECH_CLIP_SECONDS = 10
 # Longest recording that is decoded, in seconds: a compressed file of a few MB can claim days of silence.
 MAX_SECONDS = 6 * 3600
 # Numbers that torchaudio's filter may hold, its length times its phases; making it takes some 16 bytes for each.
@@ -341,7 +343,8 @@ def silence_and_noise(seconds: float, seed: int = 0) -> dict[str, Any]:
     Digital silence, white and pink noise at three levels, mains hum and a chord with vibrato (music-like).
     """
     generator = np.random.default_rng(seed)
-    samples, clips = 10 * SAMPLE_RATE, max(1, round(seconds / 10))
+    samples = NON_SPEECH_CLIP_SECONDS * SAMPLE_RATE
+    clips = max(1, round(seconds / NON_SPEECH_CLIP_SECONDS))
     time = np.arange(samples, dtype=np.float32) / SAMPLE_RATE
 
     def pink() -> npt.NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from whisper import Whisper
-from whisper.audio import N_SAMPLES, SAMPLE_RATE
+from whisper.audio import N_SAMPLES
 
 from whisper_min import audio
 from whisper_min.data.checked import CheckedSet
@@ -203,16 +206,24 @@ class Scorer:
         """Words per minute that the model writes where nobody speaks, by kind of sound, and over all of them."""
         _, normalize = wer.normalizer(self.language)
         device = next(model.parameters()).device
-        words: dict[str, float] = {}
-        clips = 0
-        for kind, waveforms in audio.silence_and_noise(seconds).items():
-            mel = audio.log_mel(audio.pad(waveforms).to(device), model.dims.n_mels)
+        kinds, mels = _non_speech(seconds, model.dims.n_mels)
+        counts: list[int] = []
+        for mel in mels.split(self.batch_size):
             with torch.inference_mode(), self.autocast():
-                features = decode.encode_windows(model, mel)
+                features = decode.encode_windows(model, mel.to(device))
             written = decode.greedy(model, features, self.tokens)
-            minutes = sum(map(len, waveforms)) / SAMPLE_RATE / 60
-            words[kind] = sum(len(normalize(each.text).split()) for each in written) / minutes
-            clips += len(waveforms)
+            counts += [len(normalize(each.text).split()) for each in written]
             self.tick(0)
-        words["all"] = sum(words.values()) / len(words)
-        return words
+        words = {}
+        for kind in dict.fromkeys(kinds):
+            mean = statistics.fmean(count for its, count in zip(kinds, counts, strict=True) if its == kind)
+            words[kind] = mean / (audio.NON_SPEECH_CLIP_SECONDS / 60)
+        return {**words, "all": sum(words.values()) / len(words)}
+
+
+@functools.cache
+def _non_speech(seconds: float, n_mels: int) -> tuple[list[str], Tensor]:
+    """What each clip without words is, and the log-mels of all (B, M, F); made once, heard in every evaluation."""
+    sounds = audio.silence_and_noise(seconds)
+    mels = [audio.log_mel(audio.pad([waveform]), n_mels) for its in sounds.values() for waveform in its]
+    return [kind for kind, its in sounds.items() for _ in its], torch.cat(mels)
