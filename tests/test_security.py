@@ -106,6 +106,26 @@ def test_a_compressed_checkpoint_cannot_fill_the_memory(tmp_path: Path) -> None:
     assert "refused" in fault_of(lambda: weights.load(str(path))) and torch.load(path, weights_only=True)
 
 
+class Hoard:
+    """Pickled, it is a quarter of a gigabyte when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (1 << 28,)
+
+
+@pytest.mark.parametrize("form", ["bytes by their number", "packed before torch 1.6"])
+def test_a_small_checkpoint_cannot_fill_the_memory(tmp_path: Path, form: str) -> None:
+    """torch itself reads both."""
+    model, path = small_whisper(), tmp_path / "model.pt"
+    whole: dict[str, Any] = {"dims": asdict(model.dims), "model_state_dict": model.state_dict()}
+    if form == "bytes by their number":
+        torch.save(whole | {"more": Hoard()}, path)
+    else:
+        torch.save(whole, path, _use_new_zipfile_serialization=False)
+    assert torch.load(path, weights_only=True).keys() >= whole.keys()
+    assert "refused" in fault_of(lambda: weights.load(str(path)))
+
+
 @pytest.mark.parametrize("damage", ["itself", "rank", "alpha", "deep"])
 def test_a_stranger_s_adapters_are_refused(tmp_path: Path, damage: str) -> None:
     model, origin = weights.load(str(save_openai(small_whisper(), tmp_path / "base.pt")))

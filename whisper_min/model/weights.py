@@ -329,13 +329,18 @@ def _load_between(run: Path, checkpoint: Path, alpha: float, lines: float | None
 def unpickle(path: Path) -> Any:
     """What torch saved, onto the CPU, by an unpickler that makes tensors and plain values and calls nothing else.
 
-    pickle.UnpicklingError where a file asks for more, or was packed smaller than torch packs: that could fill the
-    memory. Damaged bytes make torch stumble in any way.
+    pickle.UnpicklingError where a file asks for more, or could fill the memory: one that torch packed before 1.6, whose
+    tensors claim their sizes; one packed smaller than torch packs; one that asks for an array of bytes by its length.
+    Damaged bytes make torch stumble in any way.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
-                raise pickle.UnpicklingError("it is compressed, which torch's files never are")
+    with open(path, "rb") as file:  # torch looks at these four, too
+        if file.read(4) != b"PK\x03\x04":
+            raise pickle.UnpicklingError("it is no zip archive, which torch writes since 1.6: save it again")
+    with zipfile.ZipFile(path) as parts:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+            raise pickle.UnpicklingError("it is compressed, which torch's files never are")
+        if any(b"bytearray" in parts.read(part) for part in parts.infolist() if part.filename.endswith("data.pkl")):
+            raise pickle.UnpicklingError("it makes arrays of bytes, which weights do not need")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
