@@ -130,6 +130,25 @@ def test_missing_cells_and_what_was_heard_are_shown(
     assert len(json.loads((tmp_path / "out" / "retention-quick.json").read_text())) == 5
 
 
+def test_a_method_that_forgets_all_does_not_flatten_the_picture(study: ModuleType, cells: Path) -> None:
+    """It is drawn at the edge, with its number; the other method lies where it would if that were the largest loss."""
+
+    def circles(picture: str, row: str) -> list[str]:
+        colour = study.COLOURS[list(study.ROWS).index(row)]
+        return [line for line in picture.split("<") if line.startswith("circle") and f'stroke="{colour}"' in line]
+
+    sweep = cells / "lora-0" / "sweep.jsonl"
+    rows = [json.loads(line) for line in sweep.read_text().splitlines()]
+    pictures = []
+    for factor, told in ((1.248, ["+56 %"]), (4, ["+400 %", "+150 %"])):
+        changed = [row | {"wer": row["wer"] * factor} if row.get("set") in study.GENERAL_DEV else row for row in rows]
+        sweep.write_text("".join(json.dumps(row) + "\n" for row in changed))
+        pictures.append(study.frontier(cells, ["full", "LoRA"], [0, 1]))
+        assert all(f">{each}</text>" in pictures[-1] for each in told)
+    assert circles(pictures[0], "full") == circles(pictures[1], "full") != []
+    assert "at the top 30 or more" in study.sketch(cells, ["full", "LoRA"], [0, 1])
+
+
 def test_every_row_is_a_command_line(study: ModuleType, tmp_path: Path) -> None:
     """The options of each row are options of train.py, and need nothing more."""
     from whisper_min import config
