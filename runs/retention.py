@@ -464,7 +464,7 @@ def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
             fill = colour if step == last else "none"
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{colour}"/>')
             if point[1] > HIGHEST_DRAWN:
-                body.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{100 * point[1]:+.0f} %</text>')
+                body.append(f'<text x="{x:.1f}" y="{y - 8:.1f}" text-anchor="middle">{100 * point[1]:+.0f} %</text>')
         y = top + 60 + 20 * index
         body.append(f'<circle cx="{width - 150}" cy="{y - 4}" r="4.5" fill="{colour}"/>'
                     f'<text x="{width - 140}" y="{y}">{escape(row)}</text>')  # fmt: skip
