@@ -430,6 +430,7 @@ def test_non_speech_is_what_it_says() -> None:
     assert not np.array_equal(audio.silence_and_noise(150, seed=2)["white noise"][0], clips["white noise"][0])
 
 
+@pytest.mark.slow
 def test_torchaudio_comes_beside_any_torch() -> None:
     code = (
         "import torch; from whisper_min.audio import torchaudio\n"

@@ -30,6 +30,7 @@ def gpu(bench_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPat
     return bench_script("gpu")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "arm", ["full", "full-checkpointing", "lora", "lora-checkpointing", "hf-tuned", "hf-blog", "decoding"]

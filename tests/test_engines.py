@@ -48,6 +48,7 @@ def test_merges_are_read_off_the_ranks() -> None:
     assert huggingface.pairs(ranks) == [(b"a", b"b"), (b"ab", b"ab"), (b"b", b"ab"), (b"abab", b"c")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multilingual", [False, True])
 def test_transformers_reads_texts_as_whisper_does(multilingual: bool) -> None:
     needs("transformers")

@@ -86,6 +86,7 @@ def test_rescaled_to_mean_one_over_all_weights() -> None:
     assert float(scaled["a"][0]) == pytest.approx(4)
 
 
+@pytest.mark.slow
 def test_sampling_draws_from_the_models_own_predictions() -> None:
     """The first token's frequencies are its probabilities; a generator's state gives the same text."""
     model = lively_whisper()

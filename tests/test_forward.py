@@ -417,6 +417,7 @@ def test_evaluation_stays_as_it_is(graphs: Callable[[], int]) -> None:
     assert graphs() == 0
 
 
+@pytest.mark.slow
 def test_no_compiler_is_told_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The option, what the compiler said, and the way out."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -127,6 +127,7 @@ def test_a_set_is_unpacked_once_and_then_needs_no_network(
     assert "pip install 'whisper-min[hub]'" in fault_of(lambda: load(tmp_path / "elsewhere"))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_there_twice_after_a_503_and_a_cut_connection(
     served: hub_server.Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

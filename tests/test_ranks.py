@@ -183,6 +183,7 @@ def assert_like(run: Path, alone: Path, norms_within: float = 1e-5) -> None:
         assert (trained[name] - tensor).norm() <= 1e-3 * (tensor - original[name]).norm() + 1e-7, name
 
 
+@pytest.mark.slow
 def test_ranks_talk() -> None:
     """Results by rank, errors on all, sums of gradients that some ranks lack, and what is not the same."""
     codes, printed = end(start_two("-c", CODE))

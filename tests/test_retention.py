@@ -87,6 +87,7 @@ def test_the_replay_share_is_exact(
     assert general > 0
 
 
+@pytest.mark.slow
 def test_kl_and_anchors_hold_the_model_back(workshop: Workshop, finished: Path, replay: Path) -> None:  # noqa: F811
     """What each is for: with a term of great weight the weights, or the predictions, end nearer to the original's."""
     original = ending_whisper().state_dict()
@@ -162,6 +163,7 @@ def test_other_base_weights_are_refused(
         weights.load(str(run))
 
 
+@pytest.mark.slow
 def test_the_fisher_information_is_estimated_once(
     workshop: Workshop, replay: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:  # fmt: skip
@@ -182,6 +184,7 @@ def test_the_fisher_information_is_estimated_once(
     assert train.main(workshop.argv("fisher-3", *options)) == 2
 
 
+@pytest.mark.slow
 def test_the_runs_terms_need_what_they_act_on(
     workshop: Workshop, replay: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
 ) -> None:  # fmt: skip
@@ -204,6 +207,7 @@ def test_the_runs_terms_need_what_they_act_on(
     assert "--max_forgetting: needs --retain sets" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dropout_is_none_by_default_and_acts_where_asked(workshop: Workshop) -> None:  # noqa: F811
     """With none, a training step and an evaluation run the same model."""
     plain = workshop.train("no-dropout", "--method", "lora", "--lora_rank", "2", *QUICK)

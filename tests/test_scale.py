@@ -17,6 +17,7 @@ def scale(bench_script: Callable[[str], ModuleType]) -> ModuleType:
     return bench_script("scale")
 
 
+@pytest.mark.slow
 def test_the_readme_has_the_tables_that_the_script_counts(scale: ModuleType) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for table in (scale.counted_table(), scale.storage_table()):

@@ -269,6 +269,7 @@ def test_commands_are_named_where_none_is_given(capsys: pytest.CaptureFixture[st
     assert run("slit") == 2 and "error: slit: no such command" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "whisper_min.data", "split", "nowhere.jsonl", "--to", "x"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)

@@ -533,6 +533,7 @@ def lean_finished(workshop: Workshop) -> Path:
         return workshop.train("lean-finished", *LEAN)
 
 
+@pytest.mark.slow
 def test_a_lean_checkpoint_is_bf16_and_learnt(lean_finished: Path, finished: Path) -> None:
     """Half the bytes, opened in fp32 as every other; the first losses are fp32's but for bf16's rounding."""
     path = runs.last_checkpoint(lean_finished) / checkpoint.MODEL_FILE
@@ -577,7 +578,7 @@ def test_a_run_is_not_resumed_on_other_data(
         ("evaluating", 3, ()),
         ("training", 4, FROZEN),
         ("training", 4, VARIED),
-        ("training", 4, LEAN),
+        pytest.param("training", 4, LEAN, marks=pytest.mark.slow),
     ],
     ids=["second epoch", "first evaluation", "an evaluation", "frozen encoder", "augmented", "lean"],
 )
@@ -741,6 +742,7 @@ def test_a_run_killed_before_its_first_file_starts_again(workshop: Workshop) -> 
     assert {row["_attempt"] for row in rows_of(folder)} == {1}
 
 
+@pytest.mark.slow
 def test_a_second_training_on_a_run_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the first trains, with who that is; exit code 2, and the first goes on."""
     refused: list[subprocess.CompletedProcess[str]] = []

@@ -23,6 +23,8 @@ from whisper_min.ui.spectrogram import Clip, Source
 from whisper_min.ui.transcripts import TranscriptsPane
 from whisper_min.ui.utterances import View, utterance
 
+pytestmark = pytest.mark.slow  # the whole app, again and again
+
 SIZES = [(80, 24), (120, 36), (200, 60)]
 # id -> reference, what the original wrote, what the model wrote at step 10 and 20
 TEXTS = {

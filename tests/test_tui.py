@@ -33,6 +33,8 @@ from whisper_min.ui.screens.log import LogLines
 from whisper_min.ui.screens.steering import SteerScreen
 from whisper_min.ui.tabs import TABS
 
+pytestmark = pytest.mark.slow  # the whole app, again and again
+
 SIZES = [(80, 24), (120, 36), (200, 60)]
 
 
@@ -122,7 +124,6 @@ def test_every_tab_fits(folder: Path, size: tuple[int, int]) -> None:
     drive(app, size, look)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_no_key_breaks_anything(folder: Path, size: tuple[int, int]) -> None:
     """Every key of every tab, one after another, also where it makes no sense."""
@@ -577,7 +578,6 @@ def test_a_run_on_another_host_is_asked_through_the_folder(folder: Path) -> None
     drive(app, (120, 36), steer)
 
 
-@pytest.mark.slow
 def test_a_real_training_is_steered(tmp_path: Path) -> None:
     """Paused, resumed, asked to save and to evaluate, and stopped, each by its keys; train.py does it all."""
     model = save_openai(ending_whisper(), tmp_path / "small.pt")
