@@ -249,6 +249,7 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
             "domain": compare([f"{DOMAIN}-test"], original, [original]),
             "general": compare(GENERAL_TEST, original, [original]),
             "sets": {name: compare([name], original, [original]) for name in GENERAL_TEST},
+            "drift": 0.0,
             "non_speech": [numbers["systems"][0]["non_speech"]["words_per_minute"]],
             "phrases": [phrases(original)],
         }
@@ -274,6 +275,7 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
             if not found:
                 continue
             texts = [its for _, its, _, _ in found]
+            drifts = [its["drift"] for its in by_seed if its["drift"] is not None]
             made.append(
                 {
                     "row": row if which == "last" else f"{row}, chosen",
@@ -283,6 +285,7 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
                     "general": compare(GENERAL_TEST, original, texts),
                     "sets": {name: compare([name], original, texts) for name in GENERAL_TEST},
                     "by_seed": by_seed,
+                    "drift": sum(drifts) / len(drifts) if drifts else None,
                     "non_speech": [words for _, _, words, _ in found],
                     "phrases": [phrases(its) for its in texts],
                 }
@@ -323,6 +326,7 @@ def cells_of(its: Mapping[str, Any]) -> list[str]:
         percent(general["relative_upper_95"], "+"),
         *(percent(its["sets"][name]["relative"], "+") for name in GENERAL_TEST),
         "" if its["forgetting_per_gain"] is None else f"{its['forgetting_per_gain']:+.3f}",
+        percent(its["drift"]),
         f"{np.mean(its['non_speech']):.1f}",
     ]
 
@@ -336,6 +340,7 @@ HEADS = (
     "bound",
     *GENERAL_TEST,
     "loss by gain",
+    "drift",
     "non-speech",
 )
 
@@ -354,7 +359,8 @@ def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int
     missing = "; ".join(f"{row}, seed {' '.join(map(str, its))}" for row, its in gone.items() if its)
     note = (
         f"{options.model}, {options.steps} steps; in %; loss is relative, of {', '.join(GENERAL_TEST)} pooled, "
-        f"mean of the seeds named; bound is one-sided, 95 %; the smallest loss that these sets could have shown of "
+        f"mean of the seeds named; bound is one-sided, 95 %; drift is from the original's words on general-unlabelled; "
+        f"the smallest loss that these sets could have shown of "
         f"{made[-1]['row']} is {percent(smallest)} %."
         + (" A quick study: one seed, fewer rows." if options.quick else "")
         + (f" Missing cells: {missing}." if missing else "")

@@ -108,8 +108,10 @@ def test_seeds_are_told_one_by_one(study: ModuleType, cells: Path) -> None:
     assert [each["general-test"] for each in (first, second)] == pytest.approx([0.5, 1.0])
     assert [each["reader-test"] for each in (first, second)] == [0, 0]
     assert [each["drift"] for each in (first, second)] == [None, 0.07]
+    assert made["full"]["drift"] == 0.07, "the mean of the seeds in which it was measured"
     (chosen,) = made["LoRA, chosen"]["by_seed"]
     assert chosen["drift"] is None, "what was chosen is another model than the last checkpoint"
+    assert made["LoRA, chosen"]["drift"] is None
 
 
 def test_missing_cells_and_what_was_heard_are_shown(
