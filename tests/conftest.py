@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import importlib
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,14 @@ def random_model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.pt"
     torch.save({"dims": asdict(model.dims), "model_state_dict": model.state_dict()}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that a module's tests share, gone after the last of them: a suite's checkpoints would take 5 GB."""
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def babble(seconds: float, rate: int = 16_000, seed: int = 0) -> np.ndarray:

@@ -282,7 +282,7 @@ def test_shipped_speech_cut_short_is_said(kept: float, tmp_path: Path) -> None:
         content = example.audio_filepath.read_bytes()
         cut = tmp_path / example.audio_filepath.name
         cut.write_bytes(content[: round(kept * len(content))])
-        with pytest.raises(audio.AudioError, match=r"cut short|damaged|can decode"):
+        with pytest.raises(audio.AudioError, match=r"cut short|damaged|can(not)? decode"):
             audio.read(cut)
 
 

@@ -44,9 +44,9 @@ class Scored:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Scored:  # noqa: F811
+def scored(module_folder: Path, one_thread: None) -> Scored:  # noqa: F811
     """A run of one rough step, evaluated alone on three sets, one of them without text."""
-    root = tmp_path_factory.mktemp("evaluate")
+    root = module_folder
     model = save_openai(ending_whisper(), root / "original.pt")
     domain = write_set(root / "domain", ["A red fox.", "Leaves fell."], [1.2, 1.7])
     general = write_set(root / "general", ["Birds sing.", "It goes on.", "The end."], [2.1, 1.0, 1.4])

@@ -64,9 +64,9 @@ class Mirrored:
 
 
 @pytest.fixture(scope="module")
-def mirrored(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Mirrored:  # noqa: F811
+def mirrored(module_folder: Path, one_thread: None) -> Mirrored:  # noqa: F811
     """wandb writes offline, as its environment variable says; trackio into a folder of the test's."""
-    root = tmp_path_factory.mktemp("mirrors")
+    root = module_folder
     places = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(root / "trackio"), "HOME": str(root)}
     told = subprocess.CompletedProcess("", 0, "", "")
     command = argv(root, "mine", "--max_steps", "2", "--report_to", ",".join(INSTALLED))

@@ -91,9 +91,9 @@ class Workshop:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Workshop:  # noqa: F811
+def workshop(module_folder: Path, one_thread: None) -> Workshop:  # noqa: F811
     """Seven clips to train on, three general ones, and sets to evaluate on, one of them without text."""
-    root = tmp_path_factory.mktemp("ranks")
+    root = module_folder
     texts = [
         "A red fox.",
         "It goes on and on.",

@@ -35,9 +35,9 @@ ENTRIES, SHARDS = 300, 6
 
 
 @pytest.fixture(scope="module")
-def tars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def tars(module_folder: Path) -> list[Path]:
     """Six tars of fifty entries whose audio nobody decodes."""
-    folder, size = tmp_path_factory.mktemp("hollow"), ENTRIES // SHARDS
+    folder, size = module_folder, ENTRIES // SHARDS
     return [hollow_tar(folder / f"{index}.tar", size, first=index * size) for index in range(SHARDS)]
 
 

@@ -63,9 +63,9 @@ VARIED = ("--augment", "speed", "noise@0.7", "specaugment", "--eval_every", "6")
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Workshop:  # noqa: F811
+def workshop(module_folder: Path, one_thread: None) -> Workshop:  # noqa: F811
     """Five clips to train on, two of the domain, two in general, one of them without text."""
-    return make_workshop(tmp_path_factory.mktemp("train"))
+    return make_workshop(module_folder)
 
 
 @pytest.fixture(scope="module")
