@@ -5,7 +5,8 @@
     python runs/retention.py --table                    # no training: the table of the cells that are there
 
 A cell is one row with one seed: a run folder below --cells, outside the repository, so that the study goes on across
-days. Everything is chosen on dev sets; the test sets are scored once a cell.
+days. What the table needs of it, a few kilobytes, is written to --out: the study goes on across machines, too, and the
+table can be made again without training. Everything is chosen on dev sets; the test sets are scored once a cell.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
@@ -54,6 +55,8 @@ GENERAL_TEST = ("general-test", "reader-test", "prompts-test")
 DRIFT_KEY = "eval/general-unlabelled/drift"
 PHRASES = ("hello", "jfk")
 BUDGET = 0.025
+# A cell's record, or a system in it; see `record`.
+Record = Mapping[str, Any]
 # A general loss beyond this is drawn at the picture's edge, with its number: one method must not flatten all others.
 HIGHEST_DRAWN = 0.3
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#882255", "#bcbd22")
@@ -76,32 +79,44 @@ class Options:
     steps: int = 190
     """Optimizer steps of a cell."""
     cells: Path = Path("~/.cache/whisper-min/retention")
-    """Where finished cells are kept."""
+    """Where the cells' run folders are kept."""
     speech: Path = Path(os.environ.get("WHISPER_MIN_SPEECH", REPOSITORY.parent / "shared" / "data"))
     """The speech sets; tests/bench/make_speech_sets.py builds them."""
     jobs: int = 1
     """Cells at a time; on a CPU each gets its share of the cores."""
     out: Path = REPOSITORY / "tests" / "bench" / "figures"
-    """Where retention.json, retention.md and retention.svg are written."""
+    """Where retention.json, .md, .svg and cells/ are written; a cell whose record lies there is not trained again."""
+
+    @property
+    def name(self) -> str:
+        """What names a study: its model and its length."""
+        return f"{Path(self.model).name}-{self.steps}"
+
+    @property
+    def records(self) -> Path:
+        """Where a file for each finished cell lies."""
+        return self.out / "cells" / self.name
 
 
 def main() -> int:
     """Train what is missing, then show all that is there."""
     options = tyro.cli(Options, use_underscores=True, description=__doc__)
-    cells = (options.cells.expanduser() / f"{Path(options.model).name}-{options.steps}").absolute()
-    rows = options.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
-    seeds = options.seeds or (SEEDS[:1] if options.quick else SEEDS)
-    if unknown := [row for row in rows if row not in ROWS]:
+    cells = (options.cells.expanduser() / options.name).absolute()
+    rows = QUICK_ROWS if options.quick else tuple(ROWS)
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    if unknown := [row for row in options.rows if row not in ROWS]:
         sys.exit(f"error: unknown rows {unknown}; known are {', '.join(ROWS)}")
     cells.mkdir(parents=True, exist_ok=True)
-    wanted = [(row, seed) for seed in seeds for row in rows]
+    options.records.mkdir(parents=True, exist_ok=True)
     if not options.table:
         score_original(options, cells)
+        wanted = [(row, seed) for seed in options.seeds or seeds for row in options.rows or rows]
         with ThreadPoolExecutor(options.jobs) as pool:
             codes = list(pool.map(lambda cell: make_cell(options, cells, *cell), wanted))
         if any(codes):
             print(f"{sum(map(bool, codes))} cells failed; their logs are beside them in {cells}", file=sys.stderr)
-    show(options, cells, rows, seeds)
+    collect(options, cells)
+    show(options, rows, seeds)
     return 0
 
 
@@ -143,7 +158,9 @@ def score_original(options: Options, cells: Path) -> None:
     """The original, once for all cells."""
     folder = cells / "original"
     folder.mkdir(exist_ok=True)
-    if not (folder / "test.json").exists() and score(options, folder, [options.model], cells / "original.log"):
+    if (options.records / "original.json").exists() or (folder / "test.json").exists():
+        return
+    if score(options, folder, [options.model], cells / "original.log"):
         sys.exit(f"error: the original could not be scored; see {cells / 'original.log'}")
 
 
@@ -151,7 +168,7 @@ def make_cell(options: Options, cells: Path, row: str, seed: int) -> int:
     """Train and score one cell, or what is missing of it."""
     name = folder_of(row, seed)
     folder, log, console = cells / name, cells / f"{name}.log", Console(stderr=True)
-    if (folder / "test.json").exists():
+    if (options.records / f"{name}.json").exists() or (folder / "test.json").exists():
         return 0
     half = str(options.steps // 2)
     command = [
@@ -177,38 +194,96 @@ def make_cell(options: Options, cells: Path, row: str, seed: int) -> int:
     return code
 
 
+# ---- What is kept of a cell.
+
+
+def collect(options: Options, cells: Path) -> None:
+    """Write the record of every finished cell that has none yet."""
+    names = {"original": ("original", None)}
+    names |= {folder_of(row, seed): (row, seed) for row in ROWS for seed in options.seeds or SEEDS}
+    for name, (row, seed) in names.items():
+        file = options.records / f"{name}.json"
+        if (cells / name / "test.json").exists() and not file.exists():
+            its = {"row": row, "seed": seed, **record(cells / name, options.steps)}
+            file.write_text(json.dumps(its, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def record(folder: Path, steps: int) -> dict[str, Any]:
+    """What the table and the picture need of a finished cell.
+
+    `systems` are its last checkpoint and, where that is another model, what its training chose: the errors in every
+    utterance of every set, in the set's order; `choice` says whether and what it chose, `sweep` holds (step, alpha,
+    domain WER, relative general loss) on the dev sets.
+    """
+    rows = list(runs.read_jsonl(folder / "test.jsonl"))
+    described = json.loads((folder / "test.json").read_text())["systems"]
+    names = list(dict.fromkeys(row["system"] for row in rows))
+    systems = []
+    for name, its in zip(names, described, strict=True):
+        own = [row for row in rows if row["system"] == name]
+        systems.append(
+            {
+                "errors": by_set(own, lambda row: row["substitutions"] + row["deletions"] + row["insertions"]),
+                "non_speech": its["non_speech"]["words_per_minute"],
+                "phrases": [row["hypothesis"] for row in own if row["set"] in PHRASES],
+            }
+        )
+    first = [row for row in rows if row["system"] == names[0]]
+    # numbers in place of names, which are long and nobody's business; in their order, which the bootstrap draws in
+    known = {row.get("speaker") for row in first} - {None}
+    speakers = {name: number for number, name in enumerate(sorted(known))}
+    chosen = runs.last_choice(folder) or {}
+    steps_of = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl"))
+    return {
+        "words": by_set(first, lambda row: len(row["reference_normalized"].split())),
+        "speakers": by_set(first, lambda row: speakers.get(row.get("speaker"))),
+        "systems": systems,
+        "choice": {key: chosen[key] for key in ("_step", "alpha")} if chosen.get("chosen") else None,
+        "drift": steps_of.get(steps, {}).get(DRIFT_KEY),
+        "sweep": sweep_of(folder, steps_of.get(0, {})),
+    }
+
+
+def by_set(rows: Sequence[Mapping[str, Any]], what: Callable[[Mapping[str, Any]], Any]) -> dict[str, list[Any]]:
+    """Something of every utterance, set by set."""
+    return {name: [what(row) for row in rows if row["set"] == name] for name in dict.fromkeys(r["set"] for r in rows)}
+
+
+def sweep_of(folder: Path, start: Mapping[str, Any]) -> list[list[float]]:
+    """(step, alpha, domain WER, relative general loss) of every point of a sweep; `start` has the original's rates."""
+    points: dict[tuple[int, float], dict[str, dict[str, Any]]] = {}
+    for its in runs.read_jsonl(folder / "sweep.jsonl"):
+        if "wer" in its:
+            points.setdefault((its["_step"], its["alpha"]), {})[its["set"]] = its
+    found = []
+    for (step, alpha), sets_ in sorted(points.items()):
+        texts = [name for name in GENERAL_DEV if name in sets_]
+        words = [sets_[name]["words"] for name in texts]
+        after = sum(sets_[name]["wer"] * n for name, n in zip(texts, words, strict=True))
+        before = sum(start[f"eval/{name}/wer"] * n for name, n in zip(texts, words, strict=True))
+        found.append([step, alpha, sets_[f"{DOMAIN}-dev"]["wer"], after / before - 1])
+    return found
+
+
 # ---- The table.
 
 
-def scored(folder: Path) -> Iterator[tuple[str, dict[tuple[str, str], dict[str, Any]]]]:
-    """(system, (set, id) -> row) of every system in a test.jsonl."""
-    rows = list(runs.read_jsonl(folder / "test.jsonl"))
-    for system in dict.fromkeys(row["system"] for row in rows):
-        yield system, {(row["set"], row["id"]): row for row in rows if row["system"] == system}
-
-
-def errors(row: Mapping[str, Any]) -> int:
-    """Substitutions, deletions and insertions of an utterance."""
-    return int(row["substitutions"] + row["deletions"] + row["insertions"])
-
-
-def units(
-    names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[Mapping[Any, Any]]
-) -> list[significance.Units]:
+def units(names: Sequence[str], original: Record, systems: Sequence[Record]) -> list[significance.Units]:
     """What the bootstrap resamples, set by set: the original's errors, and a method's, averaged over its seeds."""
-    made = []
-    for name in names:
-        keys = [key for key in original if key[0] == name]
-        counts = [[errors(original[key]) for key in keys]]
-        counts.append([np.mean([errors(seed[key]) for seed in seeds]) for key in keys])  # type: ignore[arg-type]
-        words = [len(original[key]["reference_normalized"].split()) for key in keys]
-        made.append(significance.units(counts, words, [original[key].get("speaker") for key in keys]))
-    return made
+    (before,) = original["systems"]
+    return [
+        significance.units(
+            [before["errors"][name], np.mean([its["errors"][name] for its in systems], axis=0)],
+            original["words"][name],
+            original["speakers"][name],
+        )
+        for name in names
+    ]
 
 
-def compare(names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+def compare(names: Sequence[str], original: Record, systems: Sequence[Record]) -> dict[str, Any]:
     """WER before and after, pooled over sets, with paired intervals of the method's mean over its seeds."""
-    parts = units(names, original, seeds)
+    parts = units(names, original, systems)
     before, after = (float(sum(part.errors[i].sum() for part in parts)) for i in (0, 1))
     words = float(sum(part.words.sum() for part in parts))
     rates = significance.resample(parts)
@@ -227,69 +302,62 @@ def compare(names: Sequence[str], original: Mapping[Any, Any], seeds: Sequence[M
     }
 
 
-def of_one_seed(
-    seed: int, original: Mapping[Any, Any], system: Mapping[Any, Any], drift: float | None
-) -> dict[str, float | None]:
+def of_one_seed(original: Record, cell: Record, system: Record) -> dict[str, float | None]:
     """What one seed lost on the test sets, relative, pooled and by set; and its drift on unlabelled speech."""
-    found: dict[str, float | None] = {"seed": seed, "drift": drift}
+    # what was chosen may be another model than the last checkpoint, of which the drift was measured
+    found: dict[str, float | None] = {"seed": cell["seed"], "drift": cell["drift"] if system is last(cell) else None}
     for name, names in [("general", GENERAL_TEST), *((name, (name,)) for name in GENERAL_TEST)]:
-        before, after = (sum(errors(row) for key, row in its.items() if key[0] in names) for its in (original, system))
+        before, after = (sum(sum(its["errors"][key]) for key in names) for its in (last(original), system))
         found[name] = after / before - 1 if before else None
     return found
 
 
-def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A record a method: its last checkpoints, and where a budget chose, what it chose."""
-    ((_, original),) = scored(cells / "original")
-    numbers = json.loads((cells / "original" / "test.json").read_text())
-    made: list[dict[str, Any]] = [
-        {
-            "row": "original",
-            "seeds": [],
-            "domain": compare([f"{DOMAIN}-test"], original, [original]),
-            "general": compare(GENERAL_TEST, original, [original]),
-            "sets": {name: compare([name], original, [original]) for name in GENERAL_TEST},
-            "drift": 0.0,
-            "non_speech": [numbers["systems"][0]["non_speech"]["words_per_minute"]],
-            "phrases": [phrases(original)],
-        }
-    ]
+def last(cell: Record) -> Record:
+    """A cell's last checkpoint."""
+    return cell["systems"][0]
+
+
+def line(name: str, original: Record, cells: Sequence[Record], systems: Sequence[Record]) -> dict[str, Any]:
+    """A record of the table: a system of each of a row's cells."""
+    by_seed = [of_one_seed(original, *each) for each in zip(cells, systems, strict=True)]
+    drifts = [its["drift"] for its in by_seed if its["drift"] is not None]
+    return {
+        "row": name,
+        "seeds": [cell["seed"] for cell in cells],
+        "domain": compare([f"{DOMAIN}-test"], original, systems),
+        "general": compare(GENERAL_TEST, original, systems),
+        "sets": {each: compare([each], original, systems) for each in GENERAL_TEST},
+        "by_seed": by_seed,
+        "drift": sum(drifts) / len(drifts) if drifts else None,
+        "non_speech": [its["non_speech"] for its in systems],
+        "phrases": [its["phrases"] for its in systems],
+    }
+
+
+def summarise(options: Options, rows: Sequence[str], seeds: Sequence[int], before: Path) -> list[dict[str, Any]]:
+    """A record a method: its last checkpoints, and where a budget chose, what it chose.
+
+    `before` is the file that an earlier call wrote. A row of it that had more seeds than there are records now (they
+    were made before records were, or were removed) stays as it was.
+    """
+    known = {its["row"]: its for its in json.loads(before.read_text())} if before.exists() else {}
+    original = json.loads((options.records / "original.json").read_text())
+    made = [{**line("original", original, [original], [last(original)]), "seeds": [], "by_seed": [], "drift": 0.0}]
     for row in rows:
-        for which in ("last", "chosen"):
-            found, by_seed = [], []
-            for seed in seeds:
-                folder = cells / folder_of(row, seed)
-                if not (folder / "test.json").exists():
-                    continue
-                systems = list(scored(folder))
-                described = json.loads((folder / "test.json").read_text())["systems"]
-                index = 0 if which == "last" else len(systems) - 1
-                chosen = runs.last_choice(folder) or {}
-                if which == "chosen" and not chosen.get("chosen"):
-                    continue
-                words = described[index]["non_speech"]["words_per_minute"]
-                found.append((seed, systems[index][1], words, chosen))
-                evaluated = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl")).get(options.steps, {})
-                drift = evaluated.get(DRIFT_KEY) if which == "last" else None
-                by_seed.append(of_one_seed(seed, original, systems[index][1], drift))
-            if not found:
-                continue
-            texts = [its for _, its, _, _ in found]
-            drifts = [its["drift"] for its in by_seed if its["drift"] is not None]
-            made.append(
-                {
-                    "row": row if which == "last" else f"{row}, chosen",
-                    "seeds": [seed for seed, *_ in found],
-                    "points": [its.get("alpha") for *_, its in found] if which == "chosen" else None,
-                    "domain": compare([f"{DOMAIN}-test"], original, texts),
-                    "general": compare(GENERAL_TEST, original, texts),
-                    "sets": {name: compare([name], original, texts) for name in GENERAL_TEST},
-                    "by_seed": by_seed,
-                    "drift": sum(drifts) / len(drifts) if drifts else None,
-                    "non_speech": [words for _, _, words, _ in found],
-                    "phrases": [phrases(its) for its in texts],
-                }
+        files = [options.records / f"{folder_of(row, seed)}.json" for seed in seeds]
+        cells = [json.loads(file.read_text()) for file in files if file.exists()]
+        if faulty := [cell["seed"] for cell in cells if cell["words"] != original["words"]]:
+            sys.exit(
+                f"error: {options.records}: {row}, seeds {faulty}: scored on other sets than the original; remove it"
             )
+        if len(cells) < len(known.get(row, {}).get("seeds", [])):
+            made += [known[name] for name in (row, f"{row}, chosen") if name in known]
+            continue
+        if cells:
+            made.append({**line(row, original, cells, [last(cell) for cell in cells]), "sweep": mean_sweep(cells)})
+        if chose := [cell for cell in cells if cell["choice"]]:
+            its = line(f"{row}, chosen", original, chose, [cell["systems"][-1] for cell in chose])
+            made.append({**its, "points": [cell["choice"]["alpha"] for cell in chose]})
     full = next((its for its in made if its["row"] == "full"), None)
     for its in made:
         gain = its["domain"]["original_wer"] - its["domain"]["wer"]
@@ -301,9 +369,13 @@ def summarise(options: Options, cells: Path, rows: Sequence[str], seeds: Sequenc
     return made
 
 
-def phrases(system: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
-    """What a system wrote for the two phrases of the first experiment, and for jfk."""
-    return [row["hypothesis"] for (name, _), row in system.items() if name in PHRASES]
+def mean_sweep(cells: Sequence[Record]) -> list[list[float]]:
+    """The points of a row's sweeps, each the mean over the seeds that scored it."""
+    found: dict[tuple[float, float], list[list[float]]] = {}
+    for cell in cells:
+        for step, alpha, *its in cell["sweep"]:
+            found.setdefault((step, alpha), []).append(its)
+    return [[*point, *np.mean(its, axis=0).tolist()] for point, its in sorted(found.items())]
 
 
 def percent(value: float | None, sign: str = "") -> str:
@@ -345,17 +417,17 @@ HEADS = (
 )
 
 
-def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> None:
+def show(options: Options, rows: Sequence[str], seeds: Sequence[int]) -> None:
     """Write retention.json, .md and .svg, and print the table and what was heard of the phrases."""
-    made = summarise(options, cells, rows, seeds)
-    options.out.mkdir(parents=True, exist_ok=True)
     name = "retention-quick" if options.quick else "retention"
+    made = summarise(options, rows, seeds, options.out / f"{name}.json")
     (options.out / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     lines += ["| " + " | ".join(cells_of(its)) + " |" for its in made]
     # a row that changes much varies much: each has a smallest of its own, and the last is the one that is recommended
     smallest = made[-1]["general"]["smallest_shown"]
-    gone = {row: [seed for seed in seeds if not (cells / folder_of(row, seed) / "test.json").exists()] for row in rows}
+    there = {its["row"]: its["seeds"] for its in made}
+    gone = {row: [seed for seed in seeds if seed not in there.get(row, [])] for row in rows}
     missing = "; ".join(f"{row}, seed {' '.join(map(str, its))}" for row, its in gone.items() if its)
     note = (
         f"{options.model}, {options.steps} steps; in %; loss is relative, of {', '.join(GENERAL_TEST)} pooled, "
@@ -368,14 +440,14 @@ def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int
     lines += ["", note, "", "| | hello | | jfk |", "|---|---|---|---|"]
     lines += [f"| {its['row']} | " + " | ".join(its["phrases"][0]) + " |" for its in made]
     (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (options.out / f"{name}.svg").write_text(frontier(cells, rows, seeds), encoding="utf-8")
+    (options.out / f"{name}.svg").write_text(frontier(made), encoding="utf-8")
     table = Table(*HEADS, title=f"Study of the methods: {options.model}", title_justify="left", box=box.SIMPLE_HEAD)
     for its in made:
         table.add_row(*cells_of(its))
     out = Console()
     out.print(table)
     out.print(note, markup=False, highlight=False, soft_wrap=True)
-    out.print(sketch(cells, rows, seeds), markup=False, highlight=False)
+    out.print(sketch(made), markup=False, highlight=False)
     for its in made:
         for text in its["phrases"][0]:
             out.print(f"{its['row']}: {text}", markup=False, highlight=False)
@@ -384,28 +456,18 @@ def show(options: Options, cells: Path, rows: Sequence[str], seeds: Sequence[int
 # ---- The picture.
 
 
-def points(cells: Path, row: str, seeds: Sequence[int]) -> dict[tuple[int, float], tuple[float, float]]:
-    """(step, alpha) -> (domain WER, relative general loss) on dev sets, mean over the seeds' sweeps."""
-    found: dict[tuple[int, float], list[tuple[float, float]]] = {}
-    for seed in seeds:
-        folder = cells / folder_of(row, seed)
-        start = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl")).get(0, {})
-        its: dict[tuple[int, float], dict[str, dict[str, Any]]] = {}
-        for record in runs.read_jsonl(folder / "sweep.jsonl"):
-            if "wer" in record:
-                its.setdefault((record["_step"], record["alpha"]), {})[record["set"]] = record
-        for point, by_set in its.items():
-            texts = [name for name in GENERAL_DEV if name in by_set]
-            words = [by_set[name]["words"] for name in texts]
-            after = sum(by_set[name]["wer"] * n for name, n in zip(texts, words, strict=True))
-            before = sum(start[f"eval/{name}/wer"] * n for name, n in zip(texts, words, strict=True))
-            found.setdefault(point, []).append((by_set[f"{DOMAIN}-dev"]["wer"], after / before - 1))
-    return {point: tuple(np.mean(each, axis=0)) for point, each in sorted(found.items())}  # type: ignore[misc]
+def points(made: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[int, float], tuple[float, float]]]:
+    """Of every row with a sweep, (step, alpha) -> (domain WER, relative general loss) on dev sets."""
+    return {
+        its["row"]: {(step, alpha): (wer, loss) for step, alpha, wer, loss in its["sweep"]}
+        for its in made
+        if its.get("sweep")
+    }
 
 
-def sketch(cells: Path, rows: Sequence[str], seeds: Sequence[int], width: int = 72, height: int = 18) -> str:
+def sketch(made: Sequence[Mapping[str, Any]], width: int = 72, height: int = 18) -> str:
     """The same picture in letters, one a method; the dashes are the budget."""
-    lines = {row: its for row in rows if (its := points(cells, row, seeds))}
+    lines = points(made)
     every = [point for its in lines.values() for point in its.values()]
     if not every:
         return "no sweep to draw yet"
@@ -431,10 +493,10 @@ def sketch(cells: Path, rows: Sequence[str], seeds: Sequence[int], width: int = 
     return "\n".join([*body, *(f"{letter} {row}" for row, letter in letters.items())])
 
 
-def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
+def frontier(made: Sequence[Mapping[str, Any]]) -> str:
     """Domain WER against general loss on dev sets: a line a method from a quarter of the way to its last checkpoint."""
     width, height, left, top = 760, 420, 60, 30
-    lines = {row: its for row in rows if (its := points(cells, row, seeds))}
+    lines = points(made)
     every = [point for its in lines.values() for point in its.values()]
     if not every:
         return '<svg xmlns="http://www.w3.org/2000/svg"/>\n'
@@ -460,14 +522,14 @@ def frontier(cells: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
         body.append(f'<text x="{left - 8}" y="{at(0, tick / 100)[1] + 4:.1f}" text-anchor="end">{tick:+d}</text>')
     for index, (row, its) in enumerate(lines.items()):
         colour = COLOURS[list(ROWS).index(row) % len(COLOURS)]
-        last = max((step for step, _ in its), default=0)
-        way = [at(*point) for (step, _), point in its.items() if step == last]
+        end = max(step for step, _ in its)
+        way = [at(*point) for (step, _), point in its.items() if step == end]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in way)
         body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for (step, alpha), point in its.items():
             x, y = at(*point)
             radius = 4.5 if alpha == 1 else 2.5
-            fill = colour if step == last else "none"
+            fill = colour if step == end else "none"
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{colour}"/>')
             if point[1] > HIGHEST_DRAWN:
                 body.append(f'<text x="{x:.1f}" y="{y - 8:.1f}" text-anchor="middle">{100 * point[1]:+.0f} %</text>')

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
@@ -35,7 +38,7 @@ def write_cell(folder: Path, errors: dict[str, int], systems: int = 1, alpha: fl
             "system": f"system-{system}",
             "set": name,
             "id": f"{index}",
-            "speaker": None,
+            "speaker": f"speaker {index // 2}" if name == "reader-test" else None,
             "reference_normalized": "a b c d e f g h i j",
             "hypothesis": f"{name} by {folder.name}",
             "substitutions": int(index < errors.get(name, 0) // (system + 1)),
@@ -63,6 +66,15 @@ def write_cell(folder: Path, errors: dict[str, int], systems: int = 1, alpha: fl
 
 
 @pytest.fixture
+def options(study: ModuleType, cells: Path) -> Any:
+    """A study whose cells' records are written."""
+    made = study.Options(out=cells / "out")
+    made.records.mkdir(parents=True)
+    study.collect(made, cells)
+    return made
+
+
+@pytest.fixture
 def cells(tmp_path: Path) -> Path:
     """The original with 8 errors on the domain, full fine-tuning with 4 and 2, LoRA with 6 in one of two seeds."""
     write_cell(tmp_path / "original", {"accented-test": 8, "general-test": 4, "reader-test": 4, "prompts-test": 2})
@@ -79,8 +91,14 @@ def cells(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_gains_and_losses_are_means_over_the_seeds(study: ModuleType, cells: Path) -> None:
-    made = {its["row"]: its for its in study.summarise(study.Options(), cells, ["full", "LoRA"], [0, 1])}
+def summary(study: ModuleType, options: Any, seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
+    """The records of two rows."""
+    made: list[dict[str, Any]] = study.summarise(options, ["full", "LoRA"], seeds, options.out / "retention.json")
+    return made
+
+
+def test_gains_and_losses_are_means_over_the_seeds(study: ModuleType, options: Any) -> None:
+    made = {its["row"]: its for its in summary(study, options)}
     assert list(made) == ["original", "full", "full, chosen", "LoRA", "LoRA, chosen"]
     assert made["original"]["domain"]["wer"] == pytest.approx(0.08)
     full, lora = made["full"], made["LoRA"]
@@ -99,9 +117,9 @@ def test_gains_and_losses_are_means_over_the_seeds(study: ModuleType, cells: Pat
     assert made["LoRA, chosen"]["points"] == [0.5]
 
 
-def test_seeds_are_told_one_by_one(study: ModuleType, cells: Path) -> None:
+def test_seeds_are_told_one_by_one(study: ModuleType, options: Any) -> None:
     """Their losses, pooled and by set, and how far they drifted where that was measured: their mean hides a bad one."""
-    made = {its["row"]: its for its in study.summarise(study.Options(), cells, ["full", "LoRA"], [0, 1])}
+    made = {its["row"]: its for its in summary(study, options)}
     first, second = made["full"]["by_seed"]
     assert (first["seed"], second["seed"]) == (0, 1)
     assert [each["general"] for each in (first, second)] == pytest.approx([0.2, 0.4])
@@ -115,9 +133,9 @@ def test_seeds_are_told_one_by_one(study: ModuleType, cells: Path) -> None:
 
 
 def test_missing_cells_and_what_was_heard_are_shown(
-    study: ModuleType, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: ModuleType, options: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study.show(study.Options(out=tmp_path / "out", quick=True), cells, ["full", "LoRA", "+ EWC"], [0, 1])
+    study.show(replace(options, quick=True), ["full", "LoRA", "+ EWC"], [0, 1])
     text = (tmp_path / "out" / "retention-quick.md").read_text()
     assert "| LoRA | 0 |" in text
     assert "Missing cells: LoRA, seed 1; + EWC, seed 0 1." in text
@@ -132,23 +150,69 @@ def test_missing_cells_and_what_was_heard_are_shown(
     assert len(json.loads((tmp_path / "out" / "retention-quick.json").read_text())) == 5
 
 
-def test_a_method_that_forgets_all_does_not_flatten_the_picture(study: ModuleType, cells: Path) -> None:
+def test_a_method_that_forgets_all_does_not_flatten_the_picture(study: ModuleType, options: Any) -> None:
     """It is drawn at the edge, with its number; the other method lies where it would if that were the largest loss."""
 
     def circles(picture: str, row: str) -> list[str]:
         colour = study.COLOURS[list(study.ROWS).index(row)]
         return [line for line in picture.split("<") if line.startswith("circle") and f'stroke="{colour}"' in line]
 
-    sweep = cells / "lora-0" / "sweep.jsonl"
-    rows = [json.loads(line) for line in sweep.read_text().splitlines()]
-    pictures = []
+    made = summary(study, options)
+    lora = next(its for its in made if its["row"] == "LoRA")
+    sweep, pictures = lora["sweep"], []
+    assert [point[3] for point in sweep] == pytest.approx([-0.375, 0.25])
     for factor, told in ((1.248, ["+56 %"]), (4, ["+400 %", "+150 %"])):
-        changed = [row | {"wer": row["wer"] * factor} if row.get("set") in study.GENERAL_DEV else row for row in rows]
-        sweep.write_text("".join(json.dumps(row) + "\n" for row in changed))
-        pictures.append(study.frontier(cells, ["full", "LoRA"], [0, 1]))
+        lora["sweep"] = [[step, alpha, wer, factor * (loss + 1) - 1] for step, alpha, wer, loss in sweep]
+        pictures.append(study.frontier(made))
         assert all(f">{each}</text>" in pictures[-1] for each in told)
     assert circles(pictures[0], "full") == circles(pictures[1], "full") != []
-    assert "at the top 30 or more" in study.sketch(cells, ["full", "LoRA"], [0, 1])
+    assert "at the top 30 or more" in study.sketch(made)
+
+
+def test_the_table_needs_no_run_folders(study: ModuleType, options: Any, cells: Path) -> None:
+    """What was written of the cells is enough to make it again, on another machine; who spoke is no part of it."""
+    made = summary(study, options)
+    study.show(options, ["full", "LoRA"], [0, 1])
+    pictures = [(options.out / "retention.svg").read_text()]
+    for folder in (cells / "original", *cells.glob("full-*"), cells / "lora-0"):
+        shutil.rmtree(folder)
+    study.collect(options, cells)
+    study.show(options, ["full", "LoRA"], [0, 1])
+    assert json.loads((options.out / "retention.json").read_text()) == json.loads(json.dumps(made))
+    assert (options.out / "retention.svg").read_text() == pictures[0]
+    text = (options.records / "original.json").read_text()
+    assert "speaker 1" not in text
+    assert json.loads(text)["speakers"]["reader-test"] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    codes = [study.make_cell(options, cells, row, seed) for row, seed in (("full", 0), ("full", 1), ("LoRA", 0))]
+    assert codes == [0, 0, 0], "no cell with a record is trained again"
+    assert not (cells / "full-0").exists()
+
+
+def test_a_row_of_more_seeds_stays_as_it_was(study: ModuleType, options: Any) -> None:
+    """An earlier table's row whose cells are gone is not lost to one of fewer; with as many it is made anew."""
+    study.show(options, ["full", "LoRA"], [0, 1])
+    (options.records / "full-0.json").unlink()
+    file = options.out / "retention.json"
+    rows = json.loads(file.read_text())
+    for its in rows:
+        its["drift"] = 0.5
+    file.write_text(json.dumps(rows))
+    made = {its["row"]: its for its in summary(study, options)}
+    assert made["full"]["seeds"] == [0, 1]
+    assert made["full"]["drift"] == made["full, chosen"]["drift"] == 0.5
+    assert made["LoRA"]["seeds"] == [0]
+    assert made["LoRA"]["drift"] == 0.07
+    assert made["LoRA"]["gain_kept"] == pytest.approx(0.4)
+
+
+def test_cells_of_other_speech_are_refused(study: ModuleType, options: Any) -> None:
+    """Sets that were made anew have other utterances: nothing can be paired."""
+    file = options.records / "full-1.json"
+    cell = json.loads(file.read_text())
+    cell["words"]["general-test"][0] += 1
+    file.write_text(json.dumps(cell))
+    with pytest.raises(SystemExit, match=r"full, seeds \[1\]: scored on other sets than the original; remove it"):
+        summary(study, options)
 
 
 def test_every_row_is_a_command_line(study: ModuleType, tmp_path: Path) -> None:
