@@ -185,8 +185,8 @@ def make_cell(options: Options, cells: Path, row: str, seed: int) -> int:
         code = call(options, log, *(["train.py", "--resume", folder] if folder.exists() else command))
     chosen = runs.last_choice(folder) or {}
     systems: list[str | Path] = [folder / "checkpoints" / "last"]
-    last = runs.last_checkpoint(folder)
-    if chosen.get("chosen") and last and (chosen["_step"], chosen["alpha"]) != (int(last.name), 1):
+    final = runs.last_checkpoint(folder)
+    if chosen.get("chosen") and final and (chosen["_step"], chosen["alpha"]) != (int(final.name), 1):
         systems.append(folder)  # the run itself stands for the point that its training chose
     console.print(f"{name}: scoring {len(systems)} models on the test sets", highlight=False)
     code = code or score(options, folder, systems, log)
@@ -233,14 +233,14 @@ def record(folder: Path, steps: int) -> dict[str, Any]:
     known = {row.get("speaker") for row in first} - {None}
     speakers = {name: number for number, name in enumerate(sorted(known))}
     chosen = runs.last_choice(folder) or {}
-    steps_of = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl"))
+    evaluated = runs.merge_steps(runs.read_jsonl(folder / "metrics.jsonl"))
     return {
         "words": by_set(first, lambda row: len(row["reference_normalized"].split())),
         "speakers": by_set(first, lambda row: speakers.get(row.get("speaker"))),
         "systems": systems,
         "choice": {key: chosen[key] for key in ("_step", "alpha")} if chosen.get("chosen") else None,
-        "drift": steps_of.get(steps, {}).get(DRIFT_KEY),
-        "sweep": sweep_of(folder, steps_of.get(0, {})),
+        "drift": evaluated.get(steps, {}).get(DRIFT_KEY),
+        "sweep": sweep_of(folder, evaluated.get(0, {})),
     }
 
 
@@ -320,7 +320,7 @@ def last(cell: Record) -> Record:
 def line(name: str, original: Record, cells: Sequence[Record], systems: Sequence[Record]) -> dict[str, Any]:
     """A record of the table: a system of each of a row's cells."""
     by_seed = [of_one_seed(original, *each) for each in zip(cells, systems, strict=True)]
-    drifts = [its["drift"] for its in by_seed if its["drift"] is not None]
+    drifts = [its["drift"] for its in by_seed]
     return {
         "row": name,
         "seeds": [cell["seed"] for cell in cells],
@@ -328,7 +328,7 @@ def line(name: str, original: Record, cells: Sequence[Record], systems: Sequence
         "general": compare(GENERAL_TEST, original, systems),
         "sets": {each: compare([each], original, systems) for each in GENERAL_TEST},
         "by_seed": by_seed,
-        "drift": sum(drifts) / len(drifts) if drifts else None,
+        "drift": None if None in drifts else sum(drifts) / len(drifts),
         "non_speech": [its["non_speech"] for its in systems],
         "phrases": [its["phrases"] for its in systems],
     }
